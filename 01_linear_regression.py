@@ -1,0 +1,289 @@
+"""01 · Linear regression
+
+A straight line is fitted to a hundred points by gradient descent. The same training is written
+three times: with gradients derived by hand, with autograd, and with PyTorch's own building blocks.
+All three walk the same path, and it ends at the exact least-squares answer.
+
+You will learn
+    - what a training step is: predict, measure the loss, find its gradient, update the parameters
+    - what autograd, `nn.Linear`, `nn.MSELoss` and `torch.optim.SGD` each take off your hands
+    - that gradient descent approaches the answer that linear algebra gives at once
+    - why there is a largest learning rate, and what happens beyond it
+
+Run
+    python 01_linear_regression.py
+    python 01_linear_regression.py --lr 0.01 --epochs 100
+
+Since the video
+    - The video's 100 epochs at a learning rate of 0.01 stop well before the minimum; ours converge.
+    - The exact solution stands beside the trained one, so you can see how close training came.
+
+Try it
+    - `--lr 0.01`: the loss is still falling after 100 epochs. How many does it need?
+    - `--lr 1.2`: the loss grows from epoch to epoch. The lesson prints where the limit lies.
+    - `--limit 10`: ten points, another line. Which parameter moves more?
+
+Video
+    https://www.youtube.com/watch?v=c36lUUr864M&t=5234s (about 1:27:14)
+"""
+
+import argparse
+import math
+import sys
+import tempfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn.datasets import make_regression
+from torch import Tensor, nn
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+LESSON = "01_linear_regression"
+HERE = Path(globals().get("__file__", ".")).parent  # a notebook has no __file__
+
+
+# %% 0) Prepare data
+def load_data(limit: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return the points of the video as X (N, 1) and y (N, 1), at most `limit` of them."""
+    X, y = make_regression(n_samples=100, n_features=1, noise=20, random_state=4)
+    X = torch.from_numpy(X.astype(np.float32))  # (N, 1)
+    y = torch.from_numpy(y.astype(np.float32)).unsqueeze(1)  # (N,) -> (N, 1), like the predictions
+    return X[:limit].to(DEVICE), y[:limit].to(DEVICE)
+
+
+# %% 1) Model
+def predict(X: Tensor, parameters: Tensor) -> Tensor:
+    """Return weight * x + bias for every x in X (N, 1); `parameters` holds (weight, bias)."""
+    return X * parameters[0] + parameters[1]
+
+
+# %% 2) Loss and gradient
+def mean_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean of the squared errors, a scalar."""
+    return ((predictions - targets) ** 2).mean()
+
+
+def gradient_by_hand(X: Tensor, y: Tensor, parameters: Tensor) -> Tensor:
+    """Return the gradient (2,) of the mean squared error, from the chain rule.
+
+    With error = weight * x + bias - y:  d/d weight mean(error**2) = mean(2 * error * x)
+    and d/d bias mean(error**2) = mean(2 * error).
+    """
+    error = predict(X, parameters) - y
+    return torch.stack([(2 * error * X).mean(), (2 * error).mean()])
+
+
+def gradient_by_autograd(X: Tensor, y: Tensor, parameters: Tensor) -> Tensor:
+    """Return the same gradient (2,), found by autograd."""
+    parameters = parameters.clone().requires_grad_()
+    mean_squared_error(predict(X, parameters), y).backward()
+    return parameters.grad
+
+
+# %% 3) Training loop, three times
+# Each function starts at the same (weight, bias) and returns the path: a tensor (epochs + 1, 2)
+# with the parameters before the first epoch and after each one.
+def train_by_hand(X: Tensor, y: Tensor, start: Tensor, lr: float, epochs: int) -> Tensor:
+    """Tensors only: we derive the gradient and we update the parameters."""
+    parameters = start.clone()
+    path = [parameters]
+    for _ in range(epochs):
+        parameters = parameters - lr * gradient_by_hand(X, y, parameters)
+        path.append(parameters)
+    return torch.stack(path)
+
+
+def train_with_autograd(X: Tensor, y: Tensor, start: Tensor, lr: float, epochs: int) -> Tensor:
+    """Autograd finds the gradient; we still update the parameters."""
+    parameters = start.clone().requires_grad_()
+    path = [start]
+    for _ in range(epochs):
+        loss = mean_squared_error(predict(X, parameters), y)
+        loss.backward()
+        with torch.no_grad():  # the update itself is no part of the model
+            parameters -= lr * parameters.grad
+        parameters.grad.zero_()  # backward() adds to .grad, so it must be emptied every time
+        path.append(parameters.detach().clone())
+    return torch.stack(path)
+
+
+def train_with_modules(X: Tensor, y: Tensor, start: Tensor, lr: float, epochs: int) -> Tensor:
+    """The PyTorch way: a module, a loss and an optimizer do all of it."""
+    model = nn.Linear(in_features=1, out_features=1).to(DEVICE)
+    nn.init.constant_(model.weight, start[0].item())
+    nn.init.constant_(model.bias, start[1].item())
+    criterion = nn.MSELoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+
+    path = [start]
+    for _ in range(epochs):
+        loss = criterion(model(X), y)  # forward pass
+        optimizer.zero_grad()
+        loss.backward()  # gradients
+        optimizer.step()  # update
+        path.append(torch.stack([model.weight.detach().squeeze(), model.bias.detach().squeeze()]))
+    return torch.stack(path)
+
+
+# %% 4) Evaluate
+def solve_exactly(X: Tensor, y: Tensor) -> Tensor:
+    """Return the (weight, bias) with the least mean squared error, by `torch.linalg.lstsq`."""
+    A = torch.cat([X, torch.ones_like(X)], dim=1)  # (N, 2): the column of ones carries the bias
+    return torch.linalg.lstsq(A, y).solution.squeeze(1)  # (2, 1) -> (2,)
+
+
+def largest_stable_lr(X: Tensor) -> float:
+    """Return the learning rate beyond which gradient descent on (X, y) diverges.
+
+    The loss is a paraboloid whose steepest curvature is the largest eigenvalue of its Hessian,
+    2/N A^T A. A step longer than 2 / curvature lands higher on the other side than it started.
+    """
+    A = torch.cat([X, torch.ones_like(X)], dim=1)
+    hessian = 2 / len(A) * A.T @ A  # (2, 2)
+    return 2 / torch.linalg.eigvalsh(hessian).max().item()
+
+
+def losses_along(path: Tensor, X: Tensor, y: Tensor) -> list[float]:
+    """Return the loss at each point of a training's path."""
+    return [mean_squared_error(predict(X, parameters), y).item() for parameters in path]
+
+
+# %% 5) Plot
+def plot(
+    X: Tensor, y: Tensor, path: Tensor, exact: Tensor, losses: dict[str, list[float]]
+) -> Figure:
+    """Draw the lines through the points, and the loss of each training in `losses` by epoch."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    ends = torch.stack([X.min(), X.max()])
+    left.scatter(X.cpu(), y.cpu(), s=16, color="0.5", label="data")
+    left.plot(ends.cpu(), predict(ends, path[0]).cpu(), color="C7", ls=":", label="before training")
+    left.plot(ends.cpu(), predict(ends, exact).cpu(), color="C0", lw=5, alpha=0.5, label="exact")
+    left.plot(ends.cpu(), predict(ends, path[-1]).cpu(), color="C1", ls="--", label="trained")
+    left.set(title="Linear regression", xlabel="feature x", ylabel="target y")
+    left.legend()
+
+    loss_exact = mean_squared_error(predict(X, exact), y).item()
+    for (label, values), style in zip(losses.items(), ("C1--", "C3-."), strict=True):
+        right.plot(values, style, label=label)
+    right.axhline(loss_exact, color="C0", lw=5, alpha=0.5, label="exact solution", zorder=1)
+    top = 10 * max(values[0] for values in losses.values())
+    right.set(title="Loss by epoch", xlabel="epoch", ylabel="mean squared error")
+    right.set(yscale="log", ylim=(0.7 * max(loss_exact, 1e-3), top))
+    right.legend()
+    return figure
+
+
+def save_figure(figure: Figure, path: Path, show: bool) -> None:
+    """Write the figure whole or not at all: to a temporary file that is then moved into place."""
+    part = path.with_name(path.name + ".part")
+    try:
+        figure.savefig(part, format="png", dpi=100)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        sys.exit(f"Cannot write {path}: {error.strerror}. Choose another --output-dir.")
+    if show and plt.get_backend().lower() != "agg":  # Agg: there is no screen to show it on
+        plt.show()
+    plt.close(figure)
+
+
+# %% Run the lesson
+def make_output_dir(path: Path) -> None:
+    """Create the folder and try to write to it, so that a mistake shows before the work starts."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        sys.exit(f"Cannot write to {path}: {error.strerror}. Choose another --output-dir.")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse `argv`, or the command line where it is None; a bad value ends with exit status 2."""
+    if argv is None and "ipykernel" in sys.modules:
+        argv = ["--show"]  # in a notebook the command line belongs to Jupyter
+    parser = argparse.ArgumentParser(
+        description="Linear regression three ways, beside the exact answer.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--epochs", type=int, default=100, metavar="N", help="passes over the data")
+    add("--lr", type=float, default=0.1, metavar="X", help="learning rate")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers")
+    add("--limit", type=int, metavar="N", help="use only the first N samples")
+    add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the figure")
+    add("--show", action="store_true", help="open the figure in a window")
+    args = parser.parse_args(argv)
+    if args.epochs < 1:
+        parser.error("--epochs must be at least 1")
+    if args.limit is not None and args.limit < 2:
+        parser.error("--limit must be at least 2: one point does not fix a line")
+    if not 0 < args.lr < math.inf:
+        parser.error("--lr must be a finite number above 0")
+    if not 0 <= args.seed < 2**32:
+        parser.error("--seed must be a whole number from 0 to 2**32 - 1")
+    return args
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Run the lesson and return its metrics."""
+    args = parse_args(argv)
+    make_output_dir(args.output_dir)
+    torch.manual_seed(args.seed)
+
+    X, y = load_data(args.limit)
+    print(f"01 Linear regression | device: {DEVICE} | data: make_regression, {len(X)} points")
+
+    start = torch.randn(2, device=DEVICE)  # a random weight and bias, the same for all three
+    by_hand = train_by_hand(X, y, start, args.lr, args.epochs)
+    with_autograd = train_with_autograd(X, y, start, args.lr, args.epochs)
+    with_modules = train_with_modules(X, y, start, args.lr, args.epochs)
+    losses = losses_along(with_modules, X, y)
+
+    print(f"\nThe same training three times (learning rate {args.lr:g}): weight, bias")
+    print("epoch        by hand             autograd         nn.Linear + SGD         loss")
+    for epoch in np.unique(np.linspace(0, args.epochs, 11).astype(int)):
+        paths = (by_hand, with_autograd, with_modules)
+        columns = "   ".join(f"{path[epoch, 0]:8.4f} {path[epoch, 1]:8.4f}" for path in paths)
+        print(f"{epoch:5d}   {columns}   {losses[epoch]:10.3f}")
+
+    gradient_error = gradient_by_hand(X, y, start) - gradient_by_autograd(X, y, start)
+    path_errors = [by_hand[-1] - with_autograd[-1], by_hand[-1] - with_modules[-1]]
+    path_errors.append(with_autograd[-1] - with_modules[-1])
+    exact = solve_exactly(X, y)
+    loss_exact = mean_squared_error(predict(X, exact), y).item()
+    stable_lr = largest_stable_lr(X)
+    too_fast = 1.05 * stable_lr
+    losses_too_fast = losses_along(train_with_modules(X, y, start, too_fast, args.epochs), X, y)
+
+    metrics = {
+        "weight": with_modules[-1, 0].item(),
+        "bias": with_modules[-1, 1].item(),
+        "loss": losses[-1],
+        "weight_exact": exact[0].item(),
+        "bias_exact": exact[1].item(),
+        "loss_exact": loss_exact,
+        "gradient_error": gradient_error.abs().max().item(),
+        "path_error": torch.stack(path_errors).abs().max().item(),
+    }
+
+    print(f"\nBy hand or by autograd, the gradients differ by {metrics['gradient_error']:.1e},")
+    print(f"and the three trainings end at most {metrics['path_error']:.1e} apart.")
+    print(f"A learning rate above {stable_lr:.3f} diverges: at {too_fast:.3f} the loss goes from")
+    print(f"{losses_too_fast[0]:.0f} to {losses_too_fast[-1]:.3g} in {args.epochs} epochs.")
+    print("\n              weight       bias       loss")
+    print(f"trained   {metrics['weight']:10.4f} {metrics['bias']:10.4f} {metrics['loss']:10.3f}")
+    print(f"exact     {exact[0]:10.4f} {exact[1]:10.4f} {loss_exact:10.3f}")
+
+    curves = {f"learning rate {args.lr:g}": losses}
+    curves[f"learning rate {too_fast:.2f}: diverges"] = losses_too_fast
+    figure_path = args.output_dir / f"{LESSON}.png"
+    save_figure(plot(X, y, with_modules, exact, curves), figure_path, args.show)
+    print(f"\nFigure: {figure_path}")
+    return metrics
+
+
+if __name__ == "__main__":
+    main()

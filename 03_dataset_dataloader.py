@@ -1,0 +1,251 @@
+"""03 · Dataset and DataLoader
+
+A `Dataset` knows its samples one by one; a `DataLoader` deals them out in shuffled batches. The
+178 wines of the video are dealt out in batches of 4, and then a classifier is trained on batches
+of 1, of 16 and of all samples at once, to see what the batch size trades.
+
+You will learn
+    - how to write a `Dataset`: `__getitem__` returns one sample, `__len__` says how many there are
+    - what a `DataLoader` does: batches, shuffling, the short last batch, `drop_last`, workers
+    - how a generator of its own makes shuffling and splitting repeatable
+    - what small and large batches cost in time and gain in loss
+
+Run
+    python 03_dataset_dataloader.py
+    python 03_dataset_dataloader.py --batch-size 32 --num-workers 2
+
+Since the video
+    - `dataiter.next()` is gone from PyTorch: it is `next(dataiter)`, as for every Python iterator.
+    - The wines come from scikit-learn, so no file path depends on the folder you start in.
+    - Workers start new processes that import this file; the `__main__` guard at its end keeps
+      them from running the lesson again, which is what crashes on Windows and macOS without it.
+
+Try it
+    - `--num-workers 2`: the batches are the same. Is it faster? (Starting workers costs, too.)
+    - `--epochs 200`: which batch size reaches the lowest loss, and after how many seconds?
+    - `shuffle=False` in `make_loader`: how does the curve of batch size 1 change?
+
+Video
+    https://www.youtube.com/watch?v=c36lUUr864M&t=7075s (about 1:57:55)
+"""
+
+import argparse
+import math
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn.datasets import load_wine
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset, random_split
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+LESSON = "03_dataset_dataloader"
+HERE = Path(globals().get("__file__", ".")).parent  # a notebook has no __file__
+
+
+# %% 0) Prepare data
+class WineDataset(Dataset):
+    """178 wines: 13 measurements each, and the grower (class 0, 1 or 2)."""
+
+    def __init__(self) -> None:
+        wine = load_wine()
+        self.X = torch.from_numpy(wine.data).float()  # (N, 13)
+        self.y = torch.from_numpy(wine.target).long()  # (N,)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return one sample: its features (13,) and its class ()."""
+        return self.X[index], self.y[index]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+def make_loader(dataset: Dataset, batch_size: int, seed: int, **settings: int) -> DataLoader:
+    """Return a loader that shuffles with a generator of its own: same seed, same batches."""
+    generator = torch.Generator().manual_seed(seed)
+    return DataLoader(dataset, batch_size, shuffle=True, generator=generator, **settings)
+
+
+# %% 1) Model
+class StandardizedLinear(nn.Module):
+    """A linear classifier (N, 13) -> (N, 3) on features brought to mean 0 and deviation 1."""
+
+    def __init__(self, X_train: Tensor, n_classes: int) -> None:
+        super().__init__()
+        # Of the training part only. A buffer moves with .to() and is saved, but is not trained.
+        self.register_buffer("mean", X_train.mean(dim=0))
+        std = X_train.std(dim=0, correction=0)
+        self.register_buffer("std", std.clamp(min=1e-6))  # never divides by 0
+        self.linear = nn.Linear(X_train.shape[1], n_classes)
+
+    def forward(self, X: Tensor) -> Tensor:
+        return self.linear((X - self.mean) / self.std)
+
+
+# %% 2) Loss and optimizer, 3) Training loop
+def train(
+    model: nn.Module, loader: DataLoader, lr: float, epochs: int
+) -> tuple[list[float], list[float]]:
+    """Train, and return the loss on all training samples and the seconds used, after each epoch."""
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    X_train, y_train = loader.dataset[:]
+    losses, seconds = [], []
+    for _ in range(epochs):
+        start = time.perf_counter()
+        for features, targets in loader:
+            loss = criterion(model(features.to(DEVICE)), targets.to(DEVICE))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        seconds.append(time.perf_counter() - start)
+        with torch.no_grad():
+            losses.append(criterion(model(X_train.to(DEVICE)), y_train.to(DEVICE)).item())
+    return losses, seconds
+
+
+# %% 4) Evaluate
+@torch.inference_mode()
+def evaluate(model: nn.Module, part: Subset) -> float:
+    """Return the share of the samples whose class the model predicts."""
+    X, y = part[:]
+    return (model(X.to(DEVICE)).argmax(dim=1).cpu() == y).float().mean().item()
+
+
+# %% 5) Plot
+def plot(curves: dict[int, tuple[list[float], list[float]]]) -> Figure:
+    """Draw the loss of each batch size, against epochs and against seconds of training."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
+    for (size, (losses, seconds)), style in zip(
+        curves.items(), ("C0-o", "C1-s", "C2-^"), strict=False
+    ):
+        epochs = range(1, len(losses) + 1)
+        left.plot(epochs, losses, style, ms=4, label=f"batch size {size}")
+        right.plot(np.cumsum(seconds), losses, style, ms=4, label=f"batch size {size}")
+    left.set(title="Loss by epoch", xlabel="epoch", ylabel="cross-entropy, training part")
+    right.set(title="Loss by time", xlabel="seconds of training", xscale="log", yscale="log")
+    left.locator_params(axis="x", integer=True)
+    right.legend()
+    return figure
+
+
+def save_figure(figure: Figure, path: Path, show: bool) -> None:
+    """Write the figure whole or not at all: to a temporary file that is then moved into place."""
+    part = path.with_name(path.name + ".part")
+    try:
+        figure.savefig(part, format="png", dpi=100)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        sys.exit(f"Cannot write {path}: {error.strerror}. Choose another --output-dir.")
+    if show and plt.get_backend().lower() != "agg":  # Agg: there is no screen to show it on
+        plt.show()
+    plt.close(figure)
+
+
+# %% Run the lesson
+def make_output_dir(path: Path) -> None:
+    """Create the folder and try to write to it, so that a mistake shows before the work starts."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        sys.exit(f"Cannot write to {path}: {error.strerror}. Choose another --output-dir.")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse `argv`, or the command line where it is None; a bad value ends with exit status 2."""
+    if argv is None and "ipykernel" in sys.modules:
+        argv = ["--show"]  # in a notebook the command line belongs to Jupyter
+    parser = argparse.ArgumentParser(
+        description="Dataset and DataLoader, and what the batch size trades.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--epochs", type=int, default=20, metavar="N", help="passes over the data")
+    add("--batch-size", type=int, default=16, metavar="N", help="samples in a batch")
+    add("--num-workers", type=int, default=0, metavar="N", help="processes that load batches")
+    add("--lr", type=float, default=0.1, metavar="X", help="learning rate")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers")
+    add("--limit", type=int, metavar="N", help="use only the first N samples of each part")
+    add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the figure")
+    add("--show", action="store_true", help="open the figure in a window")
+    args = parser.parse_args(argv)
+    if args.epochs < 1 or args.batch_size < 1:
+        parser.error("--epochs and --batch-size must be at least 1")
+    if args.num_workers < 0:
+        parser.error("--num-workers must be at least 0")
+    if args.limit is not None and args.limit < 1:
+        parser.error("--limit must be at least 1")
+    if not 0 < args.lr < math.inf:
+        parser.error("--lr must be a finite number above 0")
+    if not 0 <= args.seed < 2**32:
+        parser.error("--seed must be a whole number from 0 to 2**32 - 1")
+    return args
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Run the lesson and return its metrics."""
+    args = parse_args(argv)
+    make_output_dir(args.output_dir)
+    torch.manual_seed(args.seed)
+
+    dataset = WineDataset()
+    print(f"03 Dataset and DataLoader | device: {DEVICE} | data: wine, {len(dataset)} samples\n")
+    features, target = dataset[0]
+    print(f"dataset[0]: {len(features)} features, the first {features[0]:.2f}, class {target}")
+
+    batch_sizes = [len(targets) for _, targets in make_loader(dataset, 4, args.seed)]
+    print(f"in batches of 4: {len(batch_sizes)} batches, the last one of {batch_sizes[-1]}")
+    full_batches = make_loader(dataset, 4, args.seed, drop_last=True)
+    print(f"with drop_last=True: {len(full_batches)} batches, all of 4")
+    first = [next(iter(make_loader(dataset, 4, seed)))[1].tolist() for seed in (0, 0, 1)]
+    print(f"classes in the first batch, seeds 0, 0 and 1: {first[0]}, {first[1]} and {first[2]}")
+
+    n_test = len(dataset) // 5
+    generator = torch.Generator().manual_seed(args.seed)
+    train_part, test_part = random_split(dataset, [len(dataset) - n_test, n_test], generator)
+    train_part.indices, test_part.indices = (
+        part.indices[: args.limit] for part in (train_part, test_part)
+    )
+    n_train = len(train_part)
+    print(f"random_split: {n_train} samples to train on, {len(test_part)} to test on\n")
+
+    metrics = {
+        "n_samples": len(dataset),
+        "n_batches": len(batch_sizes),
+        "last_batch": batch_sizes[-1],
+    }
+    curves = {}
+    print("batch size   steps per epoch   ms per epoch   final loss   test accuracy")
+    for size in sorted({1, min(args.batch_size, n_train), n_train}):
+        torch.manual_seed(args.seed)  # the same start for each batch size
+        model = StandardizedLinear(train_part[:][0], n_classes=3).to(DEVICE)
+        loader = make_loader(train_part, size, args.seed, num_workers=args.num_workers)
+        losses, seconds = curves[size] = train(model, loader, args.lr, args.epochs)
+        accuracy = evaluate(model, test_part)
+        metrics[f"loss_batch_{size}"] = losses[-1]
+        metrics[f"seconds_batch_{size}"] = sum(seconds)
+        if size == min(args.batch_size, n_train):
+            metrics["accuracy"] = accuracy
+        milliseconds = 1000 * float(np.median(seconds))
+        print(f"{size:10d} {len(loader):17d} {milliseconds:14.1f}", end="")
+        print(f" {losses[-1]:12.4f} {accuracy:15.1%}")
+    print("Small batches take more steps per epoch: each epoch gets further, and takes longer.")
+
+    figure_path = args.output_dir / f"{LESSON}.png"
+    save_figure(plot(curves), figure_path, args.show)
+    print(f"\nTest accuracy with batches of {args.batch_size}: {metrics['accuracy']:.1%}", end="")
+    print(f" on {len(test_part)} wine samples")
+    print(f"Figure: {figure_path}")
+    return metrics
+
+
+if __name__ == "__main__":
+    main()

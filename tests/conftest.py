@@ -1,0 +1,71 @@
+"""What all tests share: Agg, no network, and a way to load a lesson by its number."""
+
+import importlib.util
+import os
+import socket
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import matplotlib
+import pytest
+
+matplotlib.use("Agg")
+
+ROOT = Path(__file__).resolve().parent.parent
+LESSONS = sorted(path.name for path in ROOT.glob("[0-9][0-9]_*.py"))
+
+_loaded: dict[str, ModuleType] = {}
+
+
+def load_lesson(name: str) -> ModuleType:
+    """Import a lesson by the start of its file name; a module's name cannot begin with a digit."""
+    (path,) = ROOT.glob(f"{name}*.py")
+    if path.name not in _loaded:
+        spec = importlib.util.spec_from_file_location(f"lesson_{path.stem}", path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # so that a DataLoader worker or a pickle finds it
+        spec.loader.exec_module(module)
+        _loaded[path.name] = module
+    return _loaded[path.name]
+
+
+def tiny_args(lesson: ModuleType) -> list[str]:
+    """Return arguments that make a lesson small: those of its flags that do."""
+    flags = vars(lesson.parse_args([]))
+    small = {"limit": "64", "epochs": "1", "dataset": "digits"}
+    return [word for name in small if name in flags for word in (f"--{name}", small[name])]
+
+
+@pytest.fixture(scope="session")
+def lesson():
+    """Give a test the function that loads a lesson."""
+    return load_lesson
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Fail the test when anything looks up a host or connects to one, even if it is caught."""
+    used = []
+    connect = socket.socket.connect
+
+    def refuse(*args, **kwargs):
+        used.append(args)
+        raise OSError(f"a test tried to use the network: {args}")
+
+    def connect_locally(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            refuse(address)
+        return connect(self, address)
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", connect_locally)
+    yield
+    assert not used, f"the network was used: {used}"
+
+
+@pytest.fixture
+def offline_env():
+    """Return an environment for a lesson in a process of its own, cut off from the network too."""
+    guard = Path(__file__).parent / "offline"
+    return {**os.environ, "PYTHONPATH": str(guard), "MPLBACKEND": "Agg", "PYTHONUTF8": "1"}

@@ -1,0 +1,217 @@
+"""The promises that all lessons keep, held against every lesson there is."""
+
+import argparse
+import ast
+import math
+import os
+import random
+import shutil
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from conftest import LESSONS, ROOT, load_lesson, tiny_args
+
+PNG = b"\x89PNG\r\n\x1a\n"
+ALLOWED = {"torch", "torchvision", "numpy", "matplotlib", "sklearn", "PIL"}
+
+each_lesson = pytest.mark.parametrize("name", LESSONS)
+
+
+def run_tiny(name, folder, *more):
+    """Run a lesson's main on tiny data and return its metrics."""
+    lesson = load_lesson(name.removesuffix(".py"))
+    return lesson.main([*tiny_args(lesson), "--output-dir", str(folder), *more])
+
+
+def without_times(metrics):
+    """Leave out what no seed can fix."""
+    return {k: v for k, v in metrics.items() if "seconds" not in k and k != "log_dir"}
+
+
+@each_lesson
+def test_import_has_no_side_effect(name, monkeypatch, tmp_path, capfd):
+    monkeypatch.chdir(tmp_path)
+    torch_state, numpy_state, python_state = (
+        torch.get_rng_state(),
+        np.random.get_state()[1].copy(),
+        random.getstate(),
+    )
+    backend, threads = matplotlib.get_backend(), torch.get_num_threads()
+    before = sorted(ROOT.iterdir())
+    source = (ROOT / name).read_text(encoding="utf-8")
+    exec(compile(source, name, "exec"), {"__name__": "imported", "__file__": str(ROOT / name)})
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    assert random.getstate() == python_state
+    assert (matplotlib.get_backend(), torch.get_num_threads()) == (backend, threads)
+    assert sorted(ROOT.iterdir()) == before
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+@each_lesson
+def test_help_shows_every_default(name, capsys):
+    lesson = load_lesson(name.removesuffix(".py"))
+    with pytest.raises(SystemExit) as stop:
+        lesson.parse_args(["--help"])
+    assert stop.value.code == 0
+    text = "".join(capsys.readouterr().out.split())  # argparse wraps lines where it likes
+    for flag, default in vars(lesson.parse_args([])).items():
+        assert f"--{flag.replace('_', '-')}" in text
+        assert f"(default:{''.join(str(default).split())})" in text, flag
+
+
+@each_lesson
+def test_main_returns_flat_metrics_and_draws_where_told(name, tmp_path, capsys):
+    folder = tmp_path / "not" / "there yet"
+    metrics = run_tiny(name, folder)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{name[:2]} ") and "device: " in lines[0]
+    assert "data: " in lines[0] and any(character.isdigit() for character in lines[0][2:])
+    for key, value in metrics.items():
+        assert isinstance(key, str)
+        if key in ("dataset", "log_dir"):
+            assert isinstance(value, str)
+        else:
+            assert isinstance(value, int | float) and math.isfinite(value), key
+    figure = folder / name.replace(".py", ".png")
+    assert figure.read_bytes().startswith(PNG)
+    for path in folder.rglob("*"):
+        assert path.suffix != ".part"
+        if path.is_file() and path.parent == folder:
+            assert str(path) in "\n".join(lines), f"{path} was written but not named"
+
+
+@each_lesson
+def test_same_seed_same_metrics(name, tmp_path):
+    first = without_times(run_tiny(name, tmp_path, "--seed", "3"))
+    assert without_times(run_tiny(name, tmp_path, "--seed", "3")) == first
+
+
+@each_lesson
+def test_runs_as_a_script_from_another_folder(name, tmp_path, offline_env):
+    folder = tmp_path / "leçon one"
+    folder.mkdir()
+    script = shutil.copy(ROOT / name, folder)
+    arguments = tiny_args(load_lesson(name.removesuffix(".py")))
+    result = subprocess.run(
+        [sys.executable, "-W", "error", script, *arguments],
+        cwd=tmp_path,
+        env=offline_env,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert (folder / "outputs" / name.replace(".py", ".png")).exists()
+    assert set(path.name for path in tmp_path.iterdir()) == {"leçon one"}
+
+
+BAD = [
+    ("epochs", "0"),
+    ("epochs", "-1"),
+    ("epochs", "1.5"),
+    ("batch_size", "0"),
+    ("limit", "0"),
+    ("limit", "-3"),
+    ("limit", "many"),
+    ("lr", "0"),
+    ("lr", "-0.1"),
+    ("lr", "nan"),
+    ("lr", "inf"),
+    ("seed", "-1"),
+    ("seed", "4294967296"),
+    ("num_workers", "-1"),
+    ("dataset", "imagenet"),
+    ("no_such_flag", "1"),
+]
+
+
+@each_lesson
+def test_bad_arguments_exit_2(name, capsys, tmp_path):
+    lesson = load_lesson(name.removesuffix(".py"))
+    flags = vars(lesson.parse_args([]))
+    tried = 0
+    for flag, value in BAD:
+        if flag not in flags and flag != "no_such_flag":
+            continue
+        with pytest.raises(SystemExit) as stop:
+            lesson.main([f"--{flag.replace('_', '-')}={value}", "--output-dir", str(tmp_path)])
+        assert stop.value.code == 2, (flag, value)
+        assert capsys.readouterr().err.startswith("usage: ")
+        tried += 1
+    assert tried >= 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@each_lesson
+@pytest.mark.parametrize("below", [False, True])
+def test_output_folder_that_cannot_be_written_exits_1(name, below, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way", encoding="utf-8")
+    folder = blocked / "outputs" if below else blocked
+    with pytest.raises(SystemExit) as stop:
+        run_tiny(name, folder)
+    message = stop.value.code  # Python prints a string to stderr and exits with 1
+    assert isinstance(message, str) and "\n" not in message
+    assert str(folder) in message and "--output-dir" in message
+    assert blocked.read_text(encoding="utf-8") == "in the way"
+
+
+@each_lesson
+def test_figure_is_written_whole_or_not_at_all(name, tmp_path):
+    """A disk that fills up while the figure is written must not cost the figure before."""
+
+    class FullDisk:
+        def savefig(self, path, **settings):
+            path.write_bytes(PNG)
+            raise OSError(28, os.strerror(28))
+
+    lesson = load_lesson(name.removesuffix(".py"))
+    target = tmp_path / "figure.png"
+    target.write_bytes(b"the figure before")
+    with pytest.raises(SystemExit) as stop:
+        lesson.save_figure(FullDisk(), target, show=False)
+    assert isinstance(stop.value.code, str) and "\n" not in stop.value.code
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+    assert target.read_bytes() == b"the figure before"
+
+
+@each_lesson
+def test_show_opens_no_window_without_a_screen(name, tmp_path):
+    run_tiny(name, tmp_path, "--show")
+
+
+@each_lesson
+def test_notebook_arguments_are_not_read(name, monkeypatch):
+    lesson = load_lesson(name.removesuffix(".py"))
+    monkeypatch.setitem(sys.modules, "ipykernel", argparse)
+    monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", "-f", "kernel.json"])
+    assert lesson.parse_args().show is True
+
+
+@each_lesson
+def test_imports_only_what_it_may(name):
+    for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            modules = [node.module]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        else:
+            continue
+        for module in modules:
+            top = module.partition(".")[0]
+            assert top in ALLOWED or top in sys.stdlib_module_names, module
+            assert not (ROOT / f"{top}.py").exists() and top != "tests", module
+
+
+@each_lesson
+def test_ends_with_main_guard(name):
+    source = (ROOT / name).read_text(encoding="utf-8")
+    assert source.endswith('\n\nif __name__ == "__main__":\n    main()\n')
