@@ -49,9 +49,9 @@ HERE = Path(globals().get("__file__", ".")).parent  # a notebook has no __file__
 def load_data(limit: int | None = None) -> tuple[Tensor, Tensor]:
     """Return the points of the video as X (N, 1) and y (N, 1), at most `limit` of them."""
     X, y = make_regression(n_samples=100, n_features=1, noise=20, random_state=4)
-    X = torch.from_numpy(X.astype(np.float32))  # (N, 1)
-    y = torch.from_numpy(y.astype(np.float32)).unsqueeze(1)  # (N,) -> (N, 1), like the predictions
-    return X[:limit].to(DEVICE), y[:limit].to(DEVICE)
+    X = torch.tensor(X, dtype=torch.float32, device=DEVICE)  # (N, 1)
+    y = torch.tensor(y, dtype=torch.float32, device=DEVICE).unsqueeze(1)  # (N,) -> (N, 1), like X
+    return X[:limit], y[:limit]
 
 
 # %% 1) Model
@@ -132,7 +132,7 @@ def train_with_modules(X: Tensor, y: Tensor, start: Tensor, lr: float, epochs: i
 def solve_exactly(X: Tensor, y: Tensor) -> Tensor:
     """Return the (weight, bias) with the least mean squared error, by `torch.linalg.lstsq`."""
     A = torch.cat([X, torch.ones_like(X)], dim=1)  # (N, 2): the column of ones carries the bias
-    return torch.linalg.lstsq(A, y).solution.squeeze(1)  # (2, 1) -> (2,)
+    return torch.linalg.lstsq(A.double(), y.double()).solution.squeeze(1).float()  # (2, 1) -> (2,)
 
 
 def largest_stable_lr(X: Tensor) -> float:

@@ -62,7 +62,7 @@ def load_data(limit: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]
     X_train, X_test = scaler.transform(X_train), scaler.transform(X_test)
 
     X_train, X_test, y_train, y_test = (
-        torch.from_numpy(part.astype(np.float32)).to(DEVICE)
+        torch.tensor(part, dtype=torch.float32, device=DEVICE)
         for part in (X_train, X_test, y_train, y_test)
     )
     return X_train, y_train.unsqueeze(1), X_test, y_test.unsqueeze(1)  # y: (N,) -> (N, 1)
