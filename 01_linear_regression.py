@@ -8,7 +8,7 @@ You will learn
     - what a training step is: predict, measure the loss, find its gradient, update the parameters
     - what autograd, `nn.Linear`, `nn.MSELoss` and `torch.optim.SGD` each take off your hands
     - that gradient descent approaches the answer that linear algebra gives at once
-    - why there is a largest learning rate, and what happens beyond it
+    - what happens when the learning rate is too large
 
 Run
     python 01_linear_regression.py
@@ -20,7 +20,7 @@ Since the video
 
 Try it
     - `--lr 0.01`: the loss is still falling after 100 epochs. How many does it need?
-    - `--lr 1.2`: the loss grows from epoch to epoch. The lesson prints where the limit lies.
+    - `--lr 0.9` and `--lr 1`: one converges, the other does not. Where does the limit lie?
     - `--limit 10`: ten points, another line. Which parameter moves more?
 
 Video
@@ -28,7 +28,6 @@ Video
 """
 
 import argparse
-import math
 import sys
 import tempfile
 from pathlib import Path
@@ -36,13 +35,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from sklearn.datasets import make_regression
 from torch import Tensor, nn
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LESSON = "01_linear_regression"
 HERE = Path(globals().get("__file__", ".")).parent  # a notebook has no __file__
+LR_TOO_LARGE = 1.05  # a step this long lands higher on the other side of the valley
 
 
 # %% 0) Prepare data
@@ -135,17 +134,6 @@ def solve_exactly(X: Tensor, y: Tensor) -> Tensor:
     return torch.linalg.lstsq(A.double(), y.double()).solution.squeeze(1).float()  # (2, 1) -> (2,)
 
 
-def largest_stable_lr(X: Tensor) -> float:
-    """Return the learning rate beyond which gradient descent on (X, y) diverges.
-
-    The loss is a paraboloid whose steepest curvature is the largest eigenvalue of its Hessian,
-    2/N A^T A. A step longer than 2 / curvature lands higher on the other side than it started.
-    """
-    A = torch.cat([X, torch.ones_like(X)], dim=1)
-    hessian = 2 / len(A) * A.T @ A  # (2, 2)
-    return 2 / torch.linalg.eigvalsh(hessian).max().item()
-
-
 def losses_along(path: Tensor, X: Tensor, y: Tensor) -> list[float]:
     """Return the loss at each point of a training's path."""
     return [mean_squared_error(predict(X, parameters), y).item() for parameters in path]
@@ -153,30 +141,29 @@ def losses_along(path: Tensor, X: Tensor, y: Tensor) -> list[float]:
 
 # %% 5) Plot
 def plot(
-    X: Tensor, y: Tensor, path: Tensor, exact: Tensor, losses: dict[str, list[float]]
-) -> Figure:
-    """Draw the lines through the points, and the loss of each training in `losses` by epoch."""
+    X: Tensor, y: Tensor, ends: Tensor, losses: list[float], diverging: list[float]
+) -> plt.Figure:
+    """Draw the points, the lines at the three (weight, bias) of `ends` (3, 2), and both losses."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    ends = torch.stack([X.min(), X.max()])
     left.scatter(X.cpu(), y.cpu(), s=16, color="0.5", label="data")
-    left.plot(ends.cpu(), predict(ends, path[0]).cpu(), color="C7", ls=":", label="before training")
-    left.plot(ends.cpu(), predict(ends, exact).cpu(), color="C0", lw=5, alpha=0.5, label="exact")
-    left.plot(ends.cpu(), predict(ends, path[-1]).cpu(), color="C1", ls="--", label="trained")
+    x = torch.stack([X.min(), X.max()])
+    styles = {"before training": "k:", "exact": "C0-", "trained": "C1--"}
+    for (label, style), parameters, width in zip(styles.items(), ends, (1, 5, 2), strict=True):
+        left.plot(x.cpu(), predict(x, parameters).cpu(), style, lw=width, label=label)
     left.set(title="Linear regression", xlabel="feature x", ylabel="target y")
     left.legend()
 
-    loss_exact = mean_squared_error(predict(X, exact), y).item()
-    for (label, values), style in zip(losses.items(), ("C1--", "C3-."), strict=True):
-        right.plot(values, style, label=label)
-    right.axhline(loss_exact, color="C0", lw=5, alpha=0.5, label="exact solution", zorder=1)
-    top = 10 * max(values[0] for values in losses.values())
-    right.set(title="Loss by epoch", xlabel="epoch", ylabel="mean squared error")
-    right.set(yscale="log", ylim=(0.7 * max(loss_exact, 1e-3), top))
+    loss_exact = losses_along(ends, X, y)[1]
+    right.axhline(loss_exact, color="C0", lw=5, label="exact solution")
+    right.plot(losses, "C1--", lw=2, label="learning rate as given")
+    right.plot(diverging, "C3-.", label=f"learning rate {LR_TOO_LARGE:g}")
+    right.set(title="Loss by epoch", xlabel="epoch", ylabel="mean squared error", yscale="log")
+    right.set_ylim(max(loss_exact, 1) / 2, 200 * max(loss_exact, 1))
     right.legend()
     return figure
 
 
-def save_figure(figure: Figure, path: Path, show: bool) -> None:
+def save_figure(figure: plt.Figure, path: Path, show: bool) -> None:
     """Write the figure whole or not at all: to a temporary file that is then moved into place."""
     part = path.with_name(path.name + ".part")
     try:
@@ -216,14 +203,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the figure")
     add("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
-    if args.epochs < 1:
-        parser.error("--epochs must be at least 1")
-    if args.limit is not None and args.limit < 2:
-        parser.error("--limit must be at least 2: one point does not fix a line")
-    if not 0 < args.lr < math.inf:
-        parser.error("--lr must be a finite number above 0")
-    if not 0 <= args.seed < 2**32:
-        parser.error("--seed must be a whole number from 0 to 2**32 - 1")
+    if args.epochs < 1 or (args.limit is not None and args.limit < 2):
+        parser.error("--epochs must be at least 1, and --limit at least 2 (for a line)")
+    if not 0 < args.lr < float("inf") or not 0 <= args.seed < 2**32:
+        parser.error("--lr must be finite and above 0, and --seed from 0 to 2**32 - 1")
     return args
 
 
@@ -237,52 +220,47 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     print(f"01 Linear regression | device: {DEVICE} | data: make_regression, {len(X)} points")
 
     start = torch.randn(2, device=DEVICE)  # a random weight and bias, the same for all three
-    by_hand = train_by_hand(X, y, start, args.lr, args.epochs)
-    with_autograd = train_with_autograd(X, y, start, args.lr, args.epochs)
-    with_modules = train_with_modules(X, y, start, args.lr, args.epochs)
-    losses = losses_along(with_modules, X, y)
-
+    trainings = (train_by_hand, train_with_autograd, train_with_modules)
+    paths = torch.stack([train(X, y, start, args.lr, args.epochs) for train in trainings])
+    losses = losses_along(paths[2], X, y)
     print(f"\nThe same training three times (learning rate {args.lr:g}): weight, bias")
     print("epoch        by hand             autograd         nn.Linear + SGD         loss")
     for epoch in np.unique(np.linspace(0, args.epochs, 11).astype(int)):
-        paths = (by_hand, with_autograd, with_modules)
         columns = "   ".join(f"{path[epoch, 0]:8.4f} {path[epoch, 1]:8.4f}" for path in paths)
         print(f"{epoch:5d}   {columns}   {losses[epoch]:10.3f}")
 
     gradient_error = gradient_by_hand(X, y, start) - gradient_by_autograd(X, y, start)
-    path_errors = [by_hand[-1] - with_autograd[-1], by_hand[-1] - with_modules[-1]]
-    path_errors.append(with_autograd[-1] - with_modules[-1])
-    exact = solve_exactly(X, y)
-    loss_exact = mean_squared_error(predict(X, exact), y).item()
-    stable_lr = largest_stable_lr(X)
-    too_fast = 1.05 * stable_lr
-    losses_too_fast = losses_along(train_with_modules(X, y, start, too_fast, args.epochs), X, y)
+    path_error = paths[:, -1].amax(dim=0) - paths[:, -1].amin(dim=0)
+    print(f"By hand or by autograd, the gradients differ by {gradient_error.abs().max():.1e},")
+    print(f"and the three trainings end at most {path_error.max():.1e} apart.")
 
-    metrics = {
-        "weight": with_modules[-1, 0].item(),
-        "bias": with_modules[-1, 1].item(),
+    diverging = losses_along(train_by_hand(X, y, start, LR_TOO_LARGE, args.epochs), X, y)
+    print(f"\nA learning rate can be too large: at {LR_TOO_LARGE:g}, the loss goes from", end=" ")
+    print(f"{diverging[0]:.0f} to {diverging[-1]:.3g}.")
+
+    exact = solve_exactly(X, y)
+    ends = torch.stack([start, exact, paths[2, -1]])  # (3, 2)
+    loss_exact = losses_along(ends, X, y)[1]
+    print("\n              weight       bias       loss")
+    for label, (weight, bias), loss in (
+        ("trained", ends[2], losses[-1]),
+        ("exact", exact, loss_exact),
+    ):
+        print(f"{label:8}  {weight:10.4f} {bias:10.4f} {loss:10.3f}")
+
+    figure_path = args.output_dir / f"{LESSON}.png"
+    save_figure(plot(X, y, ends, losses, diverging), figure_path, args.show)
+    print(f"Figure: {figure_path}")
+    return {
+        "weight": paths[2, -1, 0].item(),
+        "bias": paths[2, -1, 1].item(),
         "loss": losses[-1],
         "weight_exact": exact[0].item(),
         "bias_exact": exact[1].item(),
         "loss_exact": loss_exact,
         "gradient_error": gradient_error.abs().max().item(),
-        "path_error": torch.stack(path_errors).abs().max().item(),
+        "path_error": path_error.max().item(),
     }
-
-    print(f"\nBy hand or by autograd, the gradients differ by {metrics['gradient_error']:.1e},")
-    print(f"and the three trainings end at most {metrics['path_error']:.1e} apart.")
-    print(f"A learning rate above {stable_lr:.3f} diverges: at {too_fast:.3f} the loss goes from")
-    print(f"{losses_too_fast[0]:.0f} to {losses_too_fast[-1]:.3g} in {args.epochs} epochs.")
-    print("\n              weight       bias       loss")
-    print(f"trained   {metrics['weight']:10.4f} {metrics['bias']:10.4f} {metrics['loss']:10.3f}")
-    print(f"exact     {exact[0]:10.4f} {exact[1]:10.4f} {loss_exact:10.3f}")
-
-    curves = {f"learning rate {args.lr:g}": losses}
-    curves[f"learning rate {too_fast:.2f}: diverges"] = losses_too_fast
-    figure_path = args.output_dir / f"{LESSON}.png"
-    save_figure(plot(X, y, with_modules, exact, curves), figure_path, args.show)
-    print(f"\nFigure: {figure_path}")
-    return metrics
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ Video
 """
 
 import argparse
-import math
 import sys
 import tempfile
 import time
@@ -37,7 +36,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, precision_score, recall_score
@@ -141,7 +139,7 @@ def print_report(targets: np.ndarray, predicted: np.ndarray) -> None:
 # %% 5) Plot
 def plot(
     train_losses: list[float], test_losses: list[float], logits: np.ndarray, targets: np.ndarray
-) -> Figure:
+) -> plt.Figure:
     """Draw the losses by epoch, and the test logits of both classes under the sigmoid."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     epochs = range(1, len(train_losses) + 1)
@@ -171,7 +169,7 @@ def plot(
     return figure
 
 
-def save_figure(figure: Figure, path: Path, show: bool) -> None:
+def save_figure(figure: plt.Figure, path: Path, show: bool) -> None:
     """Write the figure whole or not at all: to a temporary file that is then moved into place."""
     part = path.with_name(path.name + ".part")
     try:
@@ -211,14 +209,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the figure")
     add("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
-    if args.epochs < 1:
-        parser.error("--epochs must be at least 1")
-    if args.limit is not None and args.limit < 4:
-        parser.error("--limit must be at least 4: both classes must be among the samples")
-    if not 0 < args.lr < math.inf:
-        parser.error("--lr must be a finite number above 0")
-    if not 0 <= args.seed < 2**32:
-        parser.error("--seed must be a whole number from 0 to 2**32 - 1")
+    if args.epochs < 1 or (args.limit is not None and args.limit < 4):
+        parser.error("--epochs must be at least 1, and --limit at least 4 (for both classes)")
+    if not 0 < args.lr < float("inf") or not 0 <= args.seed < 2**32:
+        parser.error("--lr must be finite and above 0, and --seed from 0 to 2**32 - 1")
     return args
 
 

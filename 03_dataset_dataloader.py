@@ -30,7 +30,6 @@ Video
 """
 
 import argparse
-import math
 import sys
 import tempfile
 import time
@@ -39,7 +38,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from sklearn.datasets import load_wine
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, random_split
@@ -119,7 +117,7 @@ def evaluate(model: nn.Module, part: Subset) -> float:
 
 
 # %% 5) Plot
-def plot(curves: dict[int, tuple[list[float], list[float]]]) -> Figure:
+def plot(curves: dict[int, tuple[list[float], list[float]]]) -> plt.Figure:
     """Draw the loss of each batch size, against epochs and against seconds of training."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
     for (size, (losses, seconds)), style in zip(
@@ -135,7 +133,7 @@ def plot(curves: dict[int, tuple[list[float], list[float]]]) -> Figure:
     return figure
 
 
-def save_figure(figure: Figure, path: Path, show: bool) -> None:
+def save_figure(figure: plt.Figure, path: Path, show: bool) -> None:
     """Write the figure whole or not at all: to a temporary file that is then moved into place."""
     part = path.with_name(path.name + ".part")
     try:
@@ -177,16 +175,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the figure")
     add("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
-    if args.epochs < 1 or args.batch_size < 1:
-        parser.error("--epochs and --batch-size must be at least 1")
+    if args.epochs < 1 or args.batch_size < 1 or (args.limit is not None and args.limit < 1):
+        parser.error("--epochs, --batch-size and --limit must be at least 1")
     if args.num_workers < 0:
         parser.error("--num-workers must be at least 0")
-    if args.limit is not None and args.limit < 1:
-        parser.error("--limit must be at least 1")
-    if not 0 < args.lr < math.inf:
-        parser.error("--lr must be a finite number above 0")
-    if not 0 <= args.seed < 2**32:
-        parser.error("--seed must be a whole number from 0 to 2**32 - 1")
+    if not 0 < args.lr < float("inf") or not 0 <= args.seed < 2**32:
+        parser.error("--lr must be finite and above 0, and --seed from 0 to 2**32 - 1")
     return args
 
 
