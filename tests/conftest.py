@@ -9,8 +9,10 @@ from types import ModuleType
 
 import matplotlib
 import pytest
+import torch
 
 matplotlib.use("Agg")
+torch.set_num_threads(1)  # tiny tensors gain nothing from more, and scripts run beside the tests
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted(path.name for path in ROOT.glob("[0-9][0-9]_*.py"))
@@ -64,8 +66,9 @@ def no_network(monkeypatch):
     assert not used, f"the network was used: {used}"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def offline_env():
     """Return an environment for a lesson in a process of its own, cut off from the network too."""
     guard = Path(__file__).parent / "offline"
-    return {**os.environ, "PYTHONPATH": str(guard), "MPLBACKEND": "Agg", "PYTHONUTF8": "1"}
+    settings = {"MPLBACKEND": "Agg", "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, "PYTHONPATH": str(guard), **settings}

@@ -2,12 +2,15 @@
 
 import argparse
 import ast
+import contextlib
+import io
 import math
 import os
 import random
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib
 import numpy as np
@@ -25,6 +28,22 @@ def run_tiny(name, folder, *more):
     """Run a lesson's main on tiny data and return its metrics."""
     lesson = load_lesson(name.removesuffix(".py"))
     return lesson.main([*tiny_args(lesson), "--output-dir", str(folder), *more])
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    """Run each lesson once; give its metrics, the lines it printed and its output folder."""
+    runs = {}
+
+    def run(name):
+        if name not in runs:
+            folder = tmp_path_factory.mktemp("tiny") / "not" / "there yet"
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                metrics = run_tiny(name, folder, "--seed", "3")
+            runs[name] = metrics, printed.getvalue().splitlines(), folder
+        return runs[name]
+
+    return run
 
 
 def without_times(metrics):
@@ -66,10 +85,8 @@ def test_help_shows_every_default(name, capsys):
 
 
 @each_lesson
-def test_main_returns_flat_metrics_and_draws_where_told(name, tmp_path, capsys):
-    folder = tmp_path / "not" / "there yet"
-    metrics = run_tiny(name, folder)
-    lines = capsys.readouterr().out.splitlines()
+def test_main_returns_flat_metrics_and_draws_where_told(name, tiny_run):
+    metrics, lines, folder = tiny_run(name)
     assert lines[0].startswith(f"{name[:2]} ") and "device: " in lines[0]
     assert "data: " in lines[0] and any(character.isdigit() for character in lines[0][2:])
     for key, value in metrics.items():
@@ -87,29 +104,43 @@ def test_main_returns_flat_metrics_and_draws_where_told(name, tmp_path, capsys):
 
 
 @each_lesson
-def test_same_seed_same_metrics(name, tmp_path):
-    first = without_times(run_tiny(name, tmp_path, "--seed", "3"))
-    assert without_times(run_tiny(name, tmp_path, "--seed", "3")) == first
+def test_same_seed_same_metrics_and_no_window_without_a_screen(name, tiny_run, tmp_path):
+    metrics = run_tiny(name, tmp_path, "--seed", "3", "--show")
+    assert without_times(metrics) == without_times(tiny_run(name)[0])
+
+
+@pytest.fixture(scope="module")
+def script_runs(request, tmp_path_factory, offline_env):
+    """Start the selected lessons as scripts, two at a time, and give the result of each to come."""
+    tests = [item for item in request.session.items if "script_runs" in item.fixturenames]
+
+    def run(name):
+        folder = tmp_path_factory.mktemp("scripts") / "leçon one"
+        folder.mkdir()
+        script = shutil.copy(ROOT / name, folder)
+        arguments = tiny_args(load_lesson(name.removesuffix(".py")))
+        result = subprocess.run(
+            [sys.executable, "-W", "error", script, *arguments],
+            cwd=folder.parent,
+            env=offline_env,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        )
+        return result, folder
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        names = [item.callspec.params["name"] for item in tests]
+        yield {name: pool.submit(run, name) for name in names}
 
 
 @each_lesson
-def test_runs_as_a_script_from_another_folder(name, tmp_path, offline_env):
-    folder = tmp_path / "leçon one"
-    folder.mkdir()
-    script = shutil.copy(ROOT / name, folder)
-    arguments = tiny_args(load_lesson(name.removesuffix(".py")))
-    result = subprocess.run(
-        [sys.executable, "-W", "error", script, *arguments],
-        cwd=tmp_path,
-        env=offline_env,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-    )
+def test_runs_as_a_script_from_another_folder(name, script_runs):
+    result, folder = script_runs[name].result()
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert (folder / "outputs" / name.replace(".py", ".png")).exists()
-    assert set(path.name for path in tmp_path.iterdir()) == {"leçon one"}
+    assert set(path.name for path in folder.parent.iterdir()) == {"leçon one"}
 
 
 BAD = [
@@ -180,11 +211,6 @@ def test_figure_is_written_whole_or_not_at_all(name, tmp_path):
     assert isinstance(stop.value.code, str) and "\n" not in stop.value.code
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
     assert target.read_bytes() == b"the figure before"
-
-
-@each_lesson
-def test_show_opens_no_window_without_a_screen(name, tmp_path):
-    run_tiny(name, tmp_path, "--show")
 
 
 @each_lesson
