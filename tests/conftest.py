@@ -1,11 +1,13 @@
 """What all tests share: Agg, no network, and a way to load a lesson by its number."""
 
 import importlib.util
+import io
 import os
 import socket
 import sys
 from pathlib import Path
 from types import ModuleType
+from urllib.error import URLError
 
 import matplotlib
 import pytest
@@ -37,6 +39,14 @@ def tiny_args(lesson: ModuleType) -> list[str]:
     flags = vars(lesson.parse_args([]))
     small = {"limit": "64", "epochs": "1", "dataset": "digits"}
     return [word for name in small if name in flags for word in (f"--{name}", small[name])]
+
+
+def folder_args(lesson: ModuleType, folder: Path) -> list[str]:
+    """Return arguments that make a lesson write nowhere but into a folder."""
+    arguments = ["--output-dir", str(folder)]
+    if "log_dir" in vars(lesson.parse_args([])):
+        arguments += ["--log-dir", str(folder / "runs")]
+    return arguments
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +82,26 @@ def offline_env():
     guard = Path(__file__).parent / "offline"
     settings = {"MPLBACKEND": "Agg", "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
     return {**os.environ, "PYTHONPATH": str(guard), **settings}
+
+
+@pytest.fixture
+def fake_web(monkeypatch):
+    """Put an empty web in place of the real one; a test adds pages, as bytes by their address."""
+    pages = {}
+
+    class Answer(io.BytesIO):
+        def __init__(self, url):
+            super().__init__(pages[url])
+            self.url, self.length, self.headers = url, len(pages[url]), {}
+
+        def info(self):
+            return self.headers
+
+    def urlopen(request, *args, **kwargs):
+        url = getattr(request, "full_url", request)
+        if url not in pages:
+            raise URLError("no network in this test")
+        return Answer(url)
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    return pages

@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from conftest import LESSONS, ROOT, load_lesson, tiny_args
+from conftest import LESSONS, ROOT, folder_args, load_lesson, tiny_args
 
 PNG = b"\x89PNG\r\n\x1a\n"
 ALLOWED = {"torch", "torchvision", "numpy", "matplotlib", "sklearn", "PIL"}
@@ -27,7 +27,7 @@ each_lesson = pytest.mark.parametrize("name", LESSONS)
 def run_tiny(name, folder, *more):
     """Run a lesson's main on tiny data and return its metrics."""
     lesson = load_lesson(name.removesuffix(".py"))
-    return lesson.main([*tiny_args(lesson), "--output-dir", str(folder), *more])
+    return lesson.main([*tiny_args(lesson), *folder_args(lesson, folder), *more])
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def test_bad_arguments_exit_2(name, capsys, tmp_path):
         if flag not in flags and flag != "no_such_flag":
             continue
         with pytest.raises(SystemExit) as stop:
-            lesson.main([f"--{flag.replace('_', '-')}={value}", "--output-dir", str(tmp_path)])
+            lesson.main([f"--{flag.replace('_', '-')}={value}", *folder_args(lesson, tmp_path)])
         assert stop.value.code == 2, (flag, value)
         assert capsys.readouterr().err.startswith("usage: ")
         tried += 1
