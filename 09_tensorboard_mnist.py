@@ -233,14 +233,14 @@ def evaluate(model: nn.Module, X: Tensor, y: Tensor) -> tuple[float, float]:
 
 
 def plot_mistakes(images: Tensor, predicted: Tensor, targets: Tensor) -> plt.Figure:
-    """Draw up to 24 of the images that were taken for another digit."""
-    figure, axes = plt.subplots(3, 8, figsize=(8, 4), layout="constrained")
+    """Draw up to 15 of the images that were taken for another digit."""
+    figure, axes = plt.subplots(3, 5, figsize=(5, 4), layout="constrained")
     wrong = (predicted != targets).nonzero().flatten().tolist()
     for ax in axes.flat:
         ax.axis("off")
     for ax, index in zip(axes.flat, wrong, strict=False):
         ax.imshow(images[index, 0].numpy(force=True), cmap="gray")
-        ax.set_title(f"{predicted[index]}? (is {targets[index]})", fontsize=9)
+        ax.set_title(f"{predicted[index]}? (is {targets[index]})", fontsize=11)
     return figure
 
 
@@ -251,7 +251,9 @@ def log_end(writer: SummaryWriter, model: Net, data: Data, step: int) -> Tensor:
     predicted = probabilities.argmax(dim=1)
     writer.add_figure("mistakes", plot_mistakes(data.X_test, predicted, data.y_test), step)
     for digit, name in enumerate(CLASSES):  # each digit against all others
-        writer.add_pr_curve(name, data.y_test == digit, probabilities[:, digit], step)
+        writer.add_pr_curve(
+            f"precision_recall/{name}", data.y_test == digit, probabilities[:, digit], step
+        )
     some = data.X_test[:500]
     writer.add_embedding(
         model.features(some), metadata=data.y_test[:500].tolist(), label_img=some, global_step=step

@@ -117,9 +117,9 @@ def test_pr_curves_count_every_test_image(lesson09, run, events):
     targets = targets[:200]
     found = 0
     for digit in range(10):
-        metadata = events.SummaryMetadata(str(digit))
+        metadata = events.SummaryMetadata(f"precision_recall/{digit}")
         assert metadata.plugin_data.plugin_name == pr_metadata.PLUGIN_NAME
-        (event,) = events.Tensors(str(digit))
+        (event,) = events.Tensors(f"precision_recall/{digit}")
         true_pos, false_pos, true_neg, false_neg, *_ = tensor_util.make_ndarray(event.tensor_proto)
         n_digit = (targets == digit).sum().item()
         assert true_pos[0] == n_digit and false_pos[0] == 200 - n_digit  # threshold 0: all
