@@ -12,6 +12,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import benchmark
 import matplotlib
 import numpy as np
 import pytest
@@ -101,6 +102,18 @@ def test_main_returns_flat_metrics_and_draws_where_told(name, tiny_run):
         assert path.suffix != ".part"
         if path.is_file() and path.parent == folder:
             assert str(path) in "\n".join(lines), f"{path} was written but not named"
+
+
+@each_lesson
+def test_benchmark_reads_what_main_returns(name, tiny_run):
+    metrics, lines, _ = tiny_run(name)
+    device, data = benchmark.read_head(lines[0])
+    assert device in ("cpu", "cuda") and metrics.get("dataset", "") in data
+    metric, value, _ = benchmark.read_result(name[:2], "\n".join(lines))
+    exact = [
+        100 * v if "accuracy" in metric else v for v in metrics.values() if isinstance(v, float)
+    ]
+    assert min(abs(value - v) for v in exact) < 0.1, (metric, value)
 
 
 @each_lesson
