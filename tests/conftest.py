@@ -3,8 +3,11 @@
 import importlib.util
 import io
 import os
+import shutil
 import socket
+import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from urllib.error import URLError
@@ -82,6 +85,35 @@ def offline_env():
     guard = Path(__file__).parent / "offline"
     settings = {"MPLBACKEND": "Agg", "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
     return {**os.environ, "PYTHONPATH": str(guard), **settings}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def script_runs(request, tmp_path_factory, offline_env):
+    """Run lessons as scripts beside the other tests, and give the result of each to come."""
+    test = "test_runs_as_a_script_from_another_folder"
+    selected = [item for item in request.session.items if item.originalname == test]
+
+    def run(name, arguments, folder):
+        script = shutil.copy(ROOT / name, folder)
+        result = subprocess.run(
+            [sys.executable, "-W", "error", script, *arguments],
+            cwd=folder.parent,
+            env=offline_env,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+        )
+        return result, folder
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        runs = {}
+        for item in selected:
+            name = item.callspec.params["name"]
+            folder = tmp_path_factory.mktemp("scripts") / "leçon one"
+            folder.mkdir()
+            arguments = tiny_args(load_lesson(name.removesuffix(".py")))
+            runs[name] = pool.submit(run, name, arguments, folder)
+        yield runs
 
 
 @pytest.fixture

@@ -7,10 +7,7 @@ import io
 import math
 import os
 import random
-import shutil
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import benchmark
 import matplotlib
@@ -120,31 +117,6 @@ def test_benchmark_reads_what_main_returns(name, tiny_run):
 def test_same_seed_same_metrics_and_no_window_without_a_screen(name, tiny_run, tmp_path):
     metrics = run_tiny(name, tmp_path, "--seed", "3", "--show")
     assert without_times(metrics) == without_times(tiny_run(name)[0])
-
-
-@pytest.fixture(scope="module")
-def script_runs(request, tmp_path_factory, offline_env):
-    """Start the selected lessons as scripts, two at a time, and give the result of each to come."""
-    tests = [item for item in request.session.items if "script_runs" in item.fixturenames]
-
-    def run(name):
-        folder = tmp_path_factory.mktemp("scripts") / "leçon one"
-        folder.mkdir()
-        script = shutil.copy(ROOT / name, folder)
-        arguments = tiny_args(load_lesson(name.removesuffix(".py")))
-        result = subprocess.run(
-            [sys.executable, "-W", "error", script, *arguments],
-            cwd=folder.parent,
-            env=offline_env,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-        )
-        return result, folder
-
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        names = [item.callspec.params["name"] for item in tests]
-        yield {name: pool.submit(run, name) for name in names}
 
 
 @each_lesson
