@@ -225,7 +225,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers")
-    add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the figure")
+    add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the results")
     add("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
     if not 0 <= args.seed < 2**32:

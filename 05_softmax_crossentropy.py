@@ -251,7 +251,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--lr", type=float, default=0.1, metavar="X", help="learning rate")
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers")
     add("--limit", type=int, metavar="N", help="use only the first N samples of each part")
-    add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the figure")
+    add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the results")
     add("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
     if args.epochs < 1 or args.batch_size < 1 or (args.limit is not None and args.limit < 1):

@@ -359,7 +359,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--dataset", choices=names, default="auto", help="auto: digits where CIFAR-10 cannot be had"
     )
     add("--data-dir", type=Path, default=HERE / "data", metavar="DIR", help="for the dataset")
-    add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the figure")
+    add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the results")
     add("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
     if args.epochs < 1 or args.batch_size < 1 or (args.limit is not None and args.limit < 1):

@@ -368,11 +368,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     names = ("auto", "hymenoptera", "digits")
     add("--dataset", choices=names, default="auto", help="auto: digits where photos cannot be had")
     add("--data-dir", type=Path, default=HERE / "data", metavar="DIR", help="for the dataset")
-    add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the figure")
+    add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the results")
     add("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
     if args.epochs < 1 or args.batch_size < 2 or (args.limit is not None and args.limit < 2):
-        parser.error("--epochs must be at least 1, --batch-size and --limit at least 2")
+        parser.error("--epochs must be at least 1, --batch-size and --limit 2 (for batch norm)")
     if not 0 < args.lr < float("inf") or not 0 <= args.seed < 2**32:
         parser.error("--lr must be finite and above 0, and --seed from 0 to 2**32 - 1")
     return args
