@@ -1,7 +1,7 @@
 """02 · Logistic regression
 
 Is a breast tumour malignant or benign? A linear model turns thirty measurements into one number,
-the logit, and the sigmoid turns the logit into a probability. It is trained on 80 % of 569 real
+the logit, and the sigmoid turns the logit into a probability. It is trained on 80% of 569 real
 cases, judged on the others, and held against scikit-learn's logistic regression.
 
 You will learn
@@ -124,7 +124,11 @@ def predict(model: nn.Module, X: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def print_report(targets: np.ndarray, predicted: np.ndarray) -> None:
-    """Print the confusion matrix, and each class's precision and recall."""
+    """Print the confusion matrix, and each class's precision and recall.
+
+    Precision: of the samples predicted as the class, the share that is. Recall: of the samples
+    that are of the class, the share that was found.
+    """
     matrix = confusion_matrix(targets, predicted, labels=[0, 1])
     scores = {"labels": [0, 1], "average": None, "zero_division": 0.0}
     precision = precision_score(targets, predicted, **scores)

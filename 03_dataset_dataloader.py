@@ -209,6 +209,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         part.indices[: args.limit] for part in (train_part, test_part)
     )
     n_train = len(train_part)
+    batch_size = min(args.batch_size, n_train)
     print(f"random_split: {n_train} samples to train on, {len(test_part)} to test on\n")
 
     metrics = {
@@ -218,15 +219,16 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     }
     curves = {}
     print("batch size   steps per epoch   ms per epoch   final loss   test accuracy")
-    for size in sorted({1, min(args.batch_size, n_train), n_train}):
+    for size in sorted({1, batch_size, n_train}):
         torch.manual_seed(args.seed)  # the same start for each batch size
         model = StandardizedLinear(train_part[:][0], n_classes=3).to(DEVICE)
         loader = make_loader(train_part, size, args.seed, num_workers=args.num_workers)
-        losses, seconds = curves[size] = train(model, loader, args.lr, args.epochs)
+        losses, seconds = train(model, loader, args.lr, args.epochs)
+        curves[size] = losses, seconds
         accuracy = evaluate(model, test_part)
         metrics[f"loss_batch_{size}"] = losses[-1]
         metrics[f"seconds_batch_{size}"] = sum(seconds)
-        if size == min(args.batch_size, n_train):
+        if size == batch_size:
             metrics["accuracy"] = accuracy
         milliseconds = 1000 * float(np.median(seconds))
         print(f"{size:10d} {len(loader):17d} {milliseconds:14.1f}", end="")
@@ -235,7 +237,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     figure_path = args.output_dir / f"{LESSON}.png"
     save_figure(plot(curves), figure_path, args.show)
-    print(f"\nTest accuracy with batches of {args.batch_size}: {metrics['accuracy']:.1%}", end="")
+    print(f"\nTest accuracy with batches of {batch_size}: {metrics['accuracy']:.1%}", end="")
     print(f" on {len(test_part)} wine samples")
     print(f"Figure: {figure_path}")
     return metrics

@@ -23,7 +23,7 @@ Since the video
 
 Try it
     - `--seed 7`: which pictures of the gallery change, and which stay?
-    - Put `Resize` after `Normalize` in `make_steps`. Which numbers of the table change?
+    - Swap `Resize` and `CenterCrop` in `make_steps`. Which numbers of the table change?
     - Change `p=1.0` to `p=0.5` in the gallery's flip, and run with a few seeds.
 
 Video

@@ -22,7 +22,8 @@ Since the video
 Try it
     - `--epochs 60`: does the network with one softmax too many catch up?
     - `--lr 0.5`: which of the two networks gains more?
-    - Change `LOGITS` to three equal numbers. What are the probabilities, and what is the loss?
+    - Change `LOGITS` and `GOOD` to three equal numbers. What are the probabilities, and what is
+      the loss?
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=8653s (about 2:24:13)
@@ -43,7 +44,7 @@ from torch import Tensor, nn
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LESSON = "05_softmax_crossentropy"
 HERE = Path(globals().get("__file__", ".")).parent  # a notebook has no __file__
-LOGITS = [2.0, 1.0, 0.1]
+LOGITS = [2.0, 1.0, 0.1]  # for the first table, and the bars of the figure
 GOOD, BAD = [2.0, 1.0, 0.1], [0.5, 2.0, 0.3]  # logits of two predictions; class 0 is the true one
 
 
@@ -71,7 +72,10 @@ def softmax(logits: Tensor) -> Tensor:
 
 # %% 1) Cross-entropy
 def cross_entropy_one_hot(logits: Tensor, one_hot: Tensor) -> Tensor:
-    """Return the mean of -sum_c y_c log p_c for logits (N, C) and one-hot targets (N, C)."""
+    """Return the mean of -sum_c y_c log p_c for logits (N, C) and one-hot targets (N, C).
+
+    One-hot: 1 at the true class, 0 elsewhere.
+    """
     return -(one_hot * torch.log(softmax(logits))).sum(dim=1).mean()
 
 

@@ -107,7 +107,7 @@ class FunctionNet(nn.Module):
         return self.linear2(X).squeeze(1)
 
 
-# %% 2) Training loop: without an activation, and with each
+# %% 2) Training loop: without an activation, and with six
 MODULES = {
     "identity": nn.Identity(),
     "sigmoid": nn.Sigmoid(),

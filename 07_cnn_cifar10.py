@@ -1,8 +1,9 @@
 """07 · Convolutional neural network on CIFAR-10
 
 A convolution looks for one small pattern everywhere in an image; pooling keeps the strongest
-answers. Four rounds of both turn 32x32 pixels into features that two linear layers can tell apart:
-plane, car, bird and seven more. The network is the video's idea with today's recipe.
+answers. Four convolutions and three poolings turn 32x32 pixels into features from which two linear
+layers tell plane, car, bird and seven more apart. The network is the video's idea with today's
+recipe.
 
 You will learn
     - how `nn.Conv2d` and `nn.MaxPool2d` change the shape of a batch, layer by layer
@@ -15,13 +16,13 @@ Run
     python 07_cnn_cifar10.py --epochs 12
 
 Since the video
-    - The video's network reaches 49 % in 5 epochs; ours gets past that in its first.
+    - The video's network reaches 49% in 5 epochs; ours gets past that in its first.
     - Batches of 128 instead of 4, and augmented as a whole: the processor is kept busy.
     - `model.eval()` before testing, and class counts that hold when the last batch is short.
     - Without a network, the lesson goes on with scikit-learn's digits.
 
 Try it
-    - `--epochs 12`: three times the time. How many points does it buy?
+    - `--epochs 12`: more than twice the time. How many points does it buy?
     - `--lr 0.001`: as small as the video's. How far does it come now?
     - `return images` as the first line of `augment`: how far do the two curves lie apart?
 
@@ -389,7 +390,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
 
     logits = predict(model, data.X_test, data.mirror)
     predicted = logits.argmax(dim=1)
-    loss = nn.functional.cross_entropy(logits, data.y_test).item()
+    loss = F.cross_entropy(logits, data.y_test).item()
     by_class = accuracy_by_class(predicted, data.y_test, data.classes)
     print("\nclass        test accuracy")
     for name, accuracy in by_class.items():

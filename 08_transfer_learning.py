@@ -129,7 +129,7 @@ def load_photos(data_dir: Path, pretrained: nn.Module) -> Task:
     random_view = v2.Compose(
         [
             v2.ToImage(),
-            v2.RandomResizedCrop(224, scale=(0.4, 1), antialias=True),
+            v2.RandomResizedCrop(224, scale=(0.4, 1)),
             v2.RandomHorizontalFlip(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(MEAN, STD),
@@ -164,7 +164,7 @@ def load_digits_task() -> Task:
     return Task("digits", None, list("56789"), train, train, val)
 
 
-def first_images(task: Task, n: int) -> Task:
+def draw_images(task: Task, n: int) -> Task:
     """Return the task with n images of each part, drawn from all classes."""
     parts = {}
     for name in ("train", "train_plain", "val"):
@@ -189,15 +189,19 @@ def load_task(args: argparse.Namespace) -> tuple[Task, str]:
         problem = f"The photos or the weights cannot be had ({reason})"
         if args.dataset == "hymenoptera":
             cache = Path(torch.hub.get_dir(), "checkpoints")
-            sys.exit(f"{problem}. Unpack {URL} in {args.data_dir}, put {WEIGHTS.url} into {cache}.")
+            sys.exit(
+                f"{problem}. Unpack {URL} in {args.data_dir} and put {WEIGHTS.url} into {cache}, "
+                "or use --dataset digits."
+            )
         return load_digits_task(), f"{problem}: going on with scikit-learn's 8x8 digits"
     finally:
         socket.setdefaulttimeout(timeout_before)
     try:
         return load_photos(args.data_dir, pretrained), ""
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        sys.exit(f"Cannot use {args.data_dir / 'hymenoptera_data'}: {reason}")
+        reason = " ".join(str(error).split())  # on one line
+        folder = args.data_dir / "hymenoptera_data"
+        sys.exit(f"Cannot use {folder}: {reason}. Mend it, or use --dataset digits.")
 
 
 # %% 1) Model
@@ -252,7 +256,7 @@ def fit(
     return history
 
 
-@torch.no_grad()
+@torch.no_grad()  # not inference_mode: a head is trained on what this returns
 def predict(model: nn.Module, dataset: Dataset) -> tuple[Tensor, Tensor]:
     """Return the model's output for each image in eval mode, (N, ...), and the classes (N,)."""
     model.eval()
@@ -372,7 +376,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
     if args.epochs < 1 or args.batch_size < 2 or (args.limit is not None and args.limit < 2):
-        parser.error("--epochs must be at least 1, --batch-size and --limit 2 (for batch norm)")
+        parser.error("--epochs must be at least 1, --batch-size and --limit at least 2")
     if not 0 < args.lr < float("inf") or not 0 <= args.seed < 2**32:
         parser.error("--lr must be finite and above 0, and --seed from 0 to 2**32 - 1")
     return args
@@ -386,7 +390,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
 
     task, notice = load_task(args)
     if args.limit:
-        task = first_images(task, args.limit)
+        task = draw_images(task, args.limit)
     n_train, n_val = len(task.train), len(task.val)
     sizes = f"{task.name}, {n_train} training and {n_val} validation images"
     print(f"08 Transfer learning | device: {DEVICE} | data: {sizes}\n")

@@ -18,7 +18,7 @@ Since the video
     - The images are one tensor, read once, not one PIL picture at a time in every epoch.
     - Loss and accuracy of the test images are logged beside those of the training images.
     - The softmax for the precision-recall curves is taken of all test images at once.
-    - `jit.trace`, with which `add_graph` draws the graph, is deprecated: one warning is silenced.
+    - `jit.trace`, with which `add_graph` draws the graph, is deprecated: its warnings are silenced.
 
 Try it
     - Run it with `--lr 0.0003`, then with `--lr 0.03`, and compare under Time series and HParams.

@@ -251,6 +251,7 @@ class Hostile:
         self.marker = marker
 
     def __reduce__(self) -> tuple:
+        # A pickle can say: call this function with these arguments.
         return os.mkdir, (str(self.marker),)
 
 
@@ -360,10 +361,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         try:
             training = restore(args.resume, args.lr)
         except Exception as error:  # a damaged file can make the reader raise almost anything
-            reason = f"{type(error).__name__}: {textwrap.shorten(str(error), 150)}"
-            sys.exit(f"Cannot resume from {args.resume}: missing, damaged or foreign ({reason})")
+            reason = f"{type(error).__name__}: {textwrap.shorten(str(error), 500)}"
+            sys.exit(f"Cannot resume from {args.resume}: missing, damaged or foreign ({reason}).")
         if training.epoch >= args.epochs:
-            sys.exit(f"{args.resume} has {training.epoch} epochs already: --epochs must be larger")
+            sys.exit(f"{args.resume} has {training.epoch} epochs already: --epochs must be larger.")
     make_output_dir(args.output_dir)
 
     X_train, X_test, y_train, y_test = load_data(args.limit)
@@ -387,7 +388,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory(dir=args.output_dir) as name:
         folder = Path(name)
-        print("\nThe three calls: torch.save, torch.load, load_state_dict")
+        print("\nThe three calls, and two ways to save a model")
         show_three_calls(folder)
         metrics = show_two_ways(training.model, X_test, whole, state_dict)
         print("\nDevices")

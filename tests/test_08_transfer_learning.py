@@ -23,7 +23,7 @@ def lesson08(lesson):
 def task(lesson08):
     """Give ten training and twenty validation images of the digits 5-9, and random weights."""
     torch.manual_seed(0)
-    task = lesson08.first_images(lesson08.load_digits_task(), 20)
+    task = lesson08.draw_images(lesson08.load_digits_task(), 20)
     train = Subset(task.train, range(10))
     return task._replace(train=train, train_plain=train, pretrained=resnet18(num_classes=7))
 
