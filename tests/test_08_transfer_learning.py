@@ -258,7 +258,9 @@ def test_downloads_and_unpacks_in_one_step(lesson08, with_weights, fake_web, arc
     assert len(lesson08.load_task(args)[0].train) == 4
 
 
-@pytest.mark.parametrize("fault", ["offline", "cut off", "damaged", "no weights", "bad weights"])
+@pytest.mark.parametrize(
+    "fault", ["offline", "cut off", "damaged", "no weights", "half weights", "other weights"]
+)
 def test_without_photos_or_weights_it_says_so_and_takes_the_digits(
     lesson08, without_weights, weights_file, fake_web, archive, fault, tmp_path, capsys
 ):
@@ -269,11 +271,14 @@ def test_without_photos_or_weights_it_says_so_and_takes_the_digits(
         "cut off": {lesson08.URL: archive[: len(archive) // 2]},
         "damaged": {lesson08.URL: archive.replace(b"\xff\xda", b"\xff\xdb", 1)},
         "no weights": {lesson08.URL: archive},
-        "bad weights": {lesson08.URL: archive},
+        "half weights": {lesson08.URL: archive},
+        "other weights": {lesson08.URL: archive},
     }
     fake_web.update(pages[fault])
-    if fault == "bad weights":
+    if fault == "half weights":
         (checkpoints / weights_file.name).write_bytes(weights_file.read_bytes()[:5000])
+    if fault == "other weights":  # an error page, saved under the name of the weights
+        (checkpoints / weights_file.name).write_text("<html>not found</html>", encoding="utf-8")
     with pytest.raises(SystemExit) as stop:
         lesson08.main(arguments(data_dir, tmp_path, "--dataset", "hymenoptera"))
     message = one_line(stop)
