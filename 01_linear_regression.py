@@ -159,6 +159,7 @@ def plot(
     right.plot(diverging, "C3-.", label=f"learning rate {LR_TOO_LARGE:g}")
     right.set(title="Loss by epoch", xlabel="epoch", ylabel="mean squared error", yscale="log")
     right.set_ylim(max(loss_exact, 1) / 2, 200 * max(loss_exact, 1))
+    right.locator_params(axis="x", integer=True)
     right.legend()
     return figure
 
@@ -250,6 +251,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     figure_path = args.output_dir / f"{LESSON}.png"
     save_figure(plot(X, y, ends, losses, diverging), figure_path, args.show)
+    print(f"\nLoss: {losses[-1]:.3f} trained, {loss_exact:.3f} exact", end=" ")
+    print(f"(make_regression, {len(X)} points)")
     print(f"Figure: {figure_path}")
     return {
         "weight": paths[2, -1, 0].item(),

@@ -104,13 +104,12 @@ def train(
         loss.backward()
         optimizer.step()
 
-        with torch.no_grad():
+        with torch.inference_mode():
             train_losses.append(criterion(model(X_train), y_train).item())
             test_losses.append(criterion(model(X_test), y_test).item())
         if epoch % max(1, epochs // 10) == 0:
-            print(
-                f"epoch {epoch:4d}   loss {train_losses[-1]:.4f}   test loss {test_losses[-1]:.4f}"
-            )
+            print(f"epoch {epoch:3d} of {epochs}: loss {train_losses[-1]:.4f},", end=" ")
+            print(f"test loss {test_losses[-1]:.4f}")
     print(f"{epochs} epochs in {time.perf_counter() - start:.2f} s")
     return train_losses, test_losses
 
@@ -147,28 +146,21 @@ def plot(
     """Draw the losses by epoch, and the test logits of both classes under the sigmoid."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     epochs = range(1, len(train_losses) + 1)
-    left.plot(epochs, train_losses, color="C0", label="training part")
-    left.plot(epochs, test_losses, color="C1", ls="--", label="test part")
+    left.plot(epochs, train_losses, color="C0", label="training")
+    left.plot(epochs, test_losses, color="C1", ls="--", label="test")
     left.set(title="Loss by epoch", xlabel="epoch", ylabel="binary cross-entropy", ylim=(0, None))
+    left.locator_params(axis="x", integer=True)
     left.legend()
 
     z = torch.linspace(-max(6, abs(logits).max()), max(6, abs(logits).max()), 400)
     right.plot(z, torch.sigmoid(z), color="0.4", label="sigmoid")
-    for label, marker, color, height in ((0, "x", "C1", -0.08), (1, "o", "C0", 1.08)):
+    for label, style, height in ((0, "C0o", -0.08), (1, "C1^", 1.08)):
         of_class = logits[targets == label]
-        right.scatter(
-            of_class,
-            np.full(len(of_class), height),
-            s=22,
-            marker=marker,
-            color=color,
-            alpha=0.5,
-            label=CLASSES[label],
-        )
+        heights = np.full(len(of_class), height)
+        right.plot(of_class, heights, style, ms=5, alpha=0.5, label=CLASSES[label])
     right.axvline(0, color="0.4", ls=":", label="decision threshold")
-    right.set(
-        title="Test samples under the sigmoid", xlabel="logit", ylabel="probability of 'benign'"
-    )
+    right.set(title="Test samples under the sigmoid", xlabel="logit")
+    right.set_ylabel("probability of 'benign'")
     right.legend(loc="center right")
     return figure
 
@@ -254,17 +246,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     for logit, target in ((2.0, 0.0), (200.0, 0.0), (-200.0, 1.0)):
         row = loss_and_gradient(logit, target, False) + loss_and_gradient(logit, target, True)
         print("{:7.0f} {:8.0f} {:12.3f} {:11.3f} {:13.3f} {:11.3f}".format(logit, target, *row))
-    print(
-        "At |z| = 200 the sigmoid is exactly 0 or 1 in float32: BCELoss caps the loss at 100, and"
-    )
-    print(
-        "the gradient is gone, so the worst mistakes would be those from which nothing is learned."
-    )
+    print("At |z| = 200 the sigmoid is exactly 0 or 1 in float32: BCELoss caps the loss at 100,")
+    print("and its gradient is gone. From the worst mistakes, nothing would be learned.")
 
     figure_path = args.output_dir / f"{LESSON}.png"
     save_figure(plot(train_losses, test_losses, logits, targets), figure_path, args.show)
-    print(f"\nTest accuracy: {metrics['accuracy']:.1%} (scikit-learn: ", end="")
-    print(f"{metrics['accuracy_sklearn']:.1%}) on {len(X_test)} breast cancer samples")
+    print(f"\nTest accuracy: {metrics['accuracy']:.1%},", end=" ")
+    print(f"{metrics['accuracy_sklearn']:.1%} by scikit-learn (breast cancer)")
     print(f"Figure: {figure_path}")
     return metrics
 

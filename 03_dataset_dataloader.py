@@ -103,7 +103,7 @@ def train(
             loss.backward()
             optimizer.step()
         seconds.append(time.perf_counter() - start)
-        with torch.no_grad():
+        with torch.inference_mode():
             losses.append(criterion(model(X_train.to(DEVICE)), y_train.to(DEVICE)).item())
     return losses, seconds
 
@@ -205,9 +205,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     n_test = len(dataset) // 5
     generator = torch.Generator().manual_seed(args.seed)
     train_part, test_part = random_split(dataset, [len(dataset) - n_test, n_test], generator)
-    train_part.indices, test_part.indices = (
-        part.indices[: args.limit] for part in (train_part, test_part)
-    )
+    for part in (train_part, test_part):
+        part.indices = part.indices[: args.limit]
     n_train = len(train_part)
     batch_size = min(args.batch_size, n_train)
     print(f"random_split: {n_train} samples to train on, {len(test_part)} to test on\n")
@@ -237,8 +236,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     figure_path = args.output_dir / f"{LESSON}.png"
     save_figure(plot(curves), figure_path, args.show)
-    print(f"\nTest accuracy with batches of {batch_size}: {metrics['accuracy']:.1%}", end="")
-    print(f" on {len(test_part)} wine samples")
+    print(f"\nTest accuracy: {metrics['accuracy']:.1%} with batches of {batch_size} (wine)")
     print(f"Figure: {figure_path}")
     return metrics
 

@@ -241,12 +241,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     photo = np.array(load_sample_image("flower.jpg"))  # (H, W, C), uint8; a copy we may write to
     size = f"{photo.shape[0]}x{photo.shape[1]} pixels"
-    print(f"04 Transforms | device: {DEVICE} | data: wine, 178 samples; flower.jpg, {size}")
+    print(f"04 Dataset transforms | device: {DEVICE} | data: wine, 178 samples; flower.jpg, {size}")
 
     good, bad = read_three_times(MulTransform(4)), read_three_times(MulTransformInPlace(4))
-    print(
-        f"\nThe first feature of the first wine is {WineDataset()[0][0][0]:.2f}. Read three times:"
-    )
+    print(f"\nThe first feature of the first wine is {WineDataset().X[0, 0]:.2f}.", end=" ")
+    print("Read three times:")
     print("    MulTransform(4)         " + "".join(f"{value:9.2f}" for value in good))
     print("    MulTransformInPlace(4)  " + "".join(f"{value:9.2f}" for value in bad))
     print("Working in place changes the dataset itself, a little more with every reading.\n")
@@ -268,13 +267,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         [FLOWER], format="XYXY", canvas_size=photo.shape[:2], device=DEVICE
     )
     box_error = flip_and_crop_error(image, box)
-    print(f"\nThe box around the flower: left, top, right, bottom = {FLOWER} pixels")
     flipped = v2.RandomHorizontalFlip(p=1.0)(image, box)[1]
-    print(f"flipped with its image: {tuple(flipped[0].tolist())}; error {box_error:g} pixels")
+    print("\nThe box around the flower: left, top, right, bottom in pixels")
+    print(f"    as it is                {FLOWER}")
+    print(f"    flipped with its image  {tuple(flipped[0].tolist())}")
 
     figure_path = args.output_dir / f"{LESSON}.png"
     save_figure(plot(image, box), figure_path, args.show)
-    print(f"\nResult: {len(GALLERY)} transforms shown on flower.jpg")
+    print(f"\nBox error: {box_error:g} pixels after a flip and a crop (flower.jpg)")
     print(f"Figure: {figure_path}")
     return {
         "repeat_difference": max(good) - min(good),

@@ -40,6 +40,7 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LESSON = "05_softmax_crossentropy"
@@ -99,25 +100,34 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 # %% 3) Training loop, right and wrong
 def load_data(limit: int | None) -> list[Tensor]:
-    """Return X_train (N, 64), X_test, y_train (N,), y_test of the 8x8 digits; pixels in 0..1."""
-    X, y = load_digits(return_X_y=True)
+    """Return X_train (N, 64), y_train (N,), X_test, y_test of the 8x8 digits; pixels in 0..1."""
+    X, y = load_digits(return_X_y=True)  # (N, 64), 0..16
+    train, test = train_test_split(np.arange(len(y)), test_size=0.25, random_state=0, stratify=y)
     X = torch.tensor(X / 16, dtype=torch.float32, device=DEVICE)
     y = torch.tensor(y, device=DEVICE)
-    train, test = train_test_split(
-        np.arange(len(y)), test_size=0.25, random_state=0, stratify=y.cpu()
-    )
-    return [X[train[:limit]], X[test[:limit]], y[train[:limit]], y[test[:limit]]]
+    return [X[train[:limit]], y[train[:limit]], X[test[:limit]], y[test[:limit]]]
+
+
+def make_model(n_outputs: int) -> nn.Sequential:
+    """Return a network (N, 64) -> (N, n_outputs) of logits, on the device."""
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, n_outputs))
+    return model.to(DEVICE)
 
 
 def train(
-    model: nn.Module, criterion: nn.Module, data: list[Tensor], args: argparse.Namespace
+    model: nn.Module,
+    criterion: nn.Module,
+    parts: list[Tensor],
+    lr: float,
+    batch_size: int,
+    epochs: int,
 ) -> list[float]:
     """Train on batches and return the accuracy on the test part after each epoch."""
-    X_train, X_test, y_train, y_test = data
-    optimizer = torch.optim.SGD(model.parameters(), lr=args.lr)
+    X_train, y_train, X_test, y_test = parts
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     accuracies = []
-    for _ in range(args.epochs):
-        for batch in torch.randperm(len(X_train)).split(args.batch_size):
+    for _ in range(epochs):
+        for batch in torch.randperm(len(X_train)).split(batch_size):
             loss = criterion(model(X_train[batch]), y_train[batch])
             optimizer.zero_grad()
             loss.backward()
@@ -130,12 +140,6 @@ def train(
             predicted = logits > 0
         accuracies.append((predicted == y_test).float().mean().item())
     return accuracies
-
-
-def make_model(n_outputs: int) -> nn.Sequential:
-    """Return a network (N, 64) -> (N, n_outputs) of logits, on the device."""
-    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, n_outputs))
-    return model.to(DEVICE)
 
 
 # %% 4) By hand and by the library
@@ -167,7 +171,7 @@ def print_softmax() -> dict[str, float]:
 def print_losses() -> dict[str, float]:
     """Print the loss of a good and of a bad prediction; return both, and the errors by hand."""
     targets = torch.tensor([0, 0])
-    one_hot = nn.functional.one_hot(targets, num_classes=3)
+    one_hot = F.one_hot(targets, num_classes=3)
     predictions = torch.tensor([GOOD, BAD], dtype=torch.float64)
     good, bad = (cross_entropy_index(z.unsqueeze(0), targets[:1]).item() for z in predictions)
     library = nn.CrossEntropyLoss()(predictions, targets)
@@ -213,7 +217,7 @@ def plot(accuracies: dict[str, list[float]]) -> plt.Figure:
     right.set(title="The same network, 8x8 digits", xlabel="epoch", ylabel="test accuracy")
     right.locator_params(axis="x", integer=True)
     right.set_ylim(0, 1)
-    right.legend(loc="lower right")
+    right.legend()
     return figure
 
 
@@ -269,44 +273,47 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run the lesson and return its metrics."""
     args = parse_args(argv)
     make_output_dir(args.output_dir)
+    torch.manual_seed(args.seed)
 
-    data = load_data(args.limit)
-    sizes = f"8x8 digits, {len(data[0])} training and {len(data[1])} test images"
+    X_train, y_train, X_test, y_test = digits = load_data(args.limit)
+    n_train, n_test = len(X_train), len(X_test)
+    sizes = f"8x8 digits, {n_train} training and {n_test} test images"
     print(f"05 Softmax and cross-entropy | device: {DEVICE} | data: {sizes}\n")
 
     metrics = print_softmax() | print_losses()
 
+    settings = args.lr, args.batch_size, args.epochs
     torch.manual_seed(args.seed)
-    right = train(make_model(10), nn.CrossEntropyLoss(), data, args)
+    right = train(make_model(10), nn.CrossEntropyLoss(), digits, *settings)
     torch.manual_seed(args.seed)  # the same start and the same batches
     wrong_model = make_model(10).append(nn.Softmax(dim=1))  # the mistake
-    wrong = train(wrong_model, nn.CrossEntropyLoss(), data, args)
+    wrong = train(wrong_model, nn.CrossEntropyLoss(), digits, *settings)
     torch.manual_seed(args.seed)
-    is_three = data[:2] + [(part == 3).float() for part in data[2:]]
+    is_three = [X_train, (y_train == 3).float(), X_test, (y_test == 3).float()]
     binary_model = make_model(1).append(nn.Flatten(start_dim=0))  # (N, 1) -> (N,)
-    binary = train(binary_model, nn.BCEWithLogitsLoss(), is_three, args)
+    binary = train(binary_model, nn.BCEWithLogitsLoss(), is_three, *settings)
 
     print("\nepoch   logits into CrossEntropyLoss   softmax in between   is it a 3?")
     for epoch in np.unique(np.linspace(1, args.epochs, 6).astype(int)):
         row = right[epoch - 1], wrong[epoch - 1], binary[epoch - 1]
         print("{:5d} {:30.1%} {:20.1%} {:12.1%}".format(epoch, *row))
-    share = 1 - is_three[3].mean().item()
+    share = (y_test != 3).float().mean().item()
     print(f"(To say 'no 3' every time would be right in {share:.1%} of the cases.)")
-    print(
-        "CrossEntropyLoss applies a softmax itself. A second one squeezes its input into 0..1, so"
-    )
+    print("CrossEntropyLoss applies a softmax itself. A second one squeezes its input into 0..1:")
     print("no class can ever get much more than the others, and the gradients become small.")
 
     figure_path = args.output_dir / f"{LESSON}.png"
     curves = {"logits into the loss": right, "softmax in between": wrong}
     save_figure(plot(curves), figure_path, args.show)
-    print(f"\nTest accuracy after {args.epochs} epochs: {right[-1]:.1%} with logits, ", end="")
+    print(f"\nTest accuracy: {right[-1]:.1%} with logits,", end=" ")
     print(f"{wrong[-1]:.1%} with a softmax too many (8x8 digits)")
     print(f"Figure: {figure_path}")
     return metrics | {
         "accuracy_logits": right[-1],
         "accuracy_double_softmax": wrong[-1],
         "accuracy_binary": binary[-1],
+        "n_train": n_train,
+        "n_test": n_test,
     }
 
 

@@ -109,13 +109,13 @@ class FunctionNet(nn.Module):
 
 # %% 2) Training loop: without an activation, and with six
 MODULES = {
-    "identity": nn.Identity(),
+    "identity": nn.Identity(),  # no activation: returns what it is given
     "sigmoid": nn.Sigmoid(),
     "tanh": nn.Tanh(),
-    "relu": nn.ReLU(),
-    "leaky_relu": nn.LeakyReLU(),
-    "gelu": nn.GELU(),
-    "silu": nn.SiLU(),
+    "ReLU": nn.ReLU(),
+    "leaky ReLU": nn.LeakyReLU(),
+    "GELU": nn.GELU(),
+    "SiLU": nn.SiLU(),
 }
 
 
@@ -186,7 +186,7 @@ def plot(
     first, second = np.meshgrid(np.linspace(-1.8, 2.8, 200), np.linspace(-1.3, 1.8, 200))
     grid = torch.tensor(np.stack([first, second], axis=-1), dtype=torch.float32, device=DEVICE)
     points, classes = X.cpu(), y.cpu()
-    for ax, name in ((left, "identity"), (middle, "relu")):
+    for ax, name in ((left, "identity"), (middle, "ReLU")):
         with torch.inference_mode():
             logits = models[name](grid.flatten(0, 1)).reshape(200, 200).cpu()
         ax.contourf(first, second, logits > 0, levels=1, colors=["C0", "C1"], alpha=0.25)
@@ -194,7 +194,7 @@ def plot(
             part = points[classes == label]
             ax.plot(part[:, 0], part[:, 1], style, ms=3, label=f"class {label}")
         accuracy = evaluate(models[name], X, y)
-        title = "no activation" if name == "identity" else "ReLU"
+        title = "no activation" if name == "identity" else name
         ax.set(title=f"{title}: {accuracy:.1%} right", xlabel="feature 1", ylabel="feature 2")
         ax.legend(loc="lower left")
 
@@ -261,7 +261,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     torch.manual_seed(args.seed)
 
     X_train, y_train, X_test, y_test = load_data(args.limit)
-    sizes = f"moons, {len(X_train)} training and {len(X_test)} test points"
+    n_train, n_test = len(X_train), len(X_test)
+    sizes = f"moons, {n_train} training and {n_test} test points"
     print(f"06 Activation functions | device: {DEVICE} | data: {sizes}\n")
 
     z = torch.tensor([-2.0, -0.5, 0.0, 0.5, 2.0], dtype=torch.float64)
@@ -287,36 +288,31 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         torch.manual_seed(args.seed)  # the same start for each activation
         models[name] = ModuleNet(activation).to(DEVICE)
         train(models[name], X_train, y_train, args.lr, args.epochs)
-        accuracies[f"accuracy_{name}"] = evaluate(models[name], X_test, y_test)
-        print(f"    {name:12} {accuracies[f'accuracy_{name}']:6.1%}")
+        accuracies[name] = evaluate(models[name], X_test, y_test)
+        print(f"    {name:12} {accuracies[name]:6.1%}")
     print("Without an activation, two linear layers are one: the boundary stays a straight line.")
 
     gradients = {}
     print("\nTen layers before training: mean size of the gradient in the first and the last layer")
-    for name in ("sigmoid", "tanh", "relu"):
+    for name in ("sigmoid", "tanh", "ReLU"):
         torch.manual_seed(args.seed)
         gradients[name] = gradient_by_layer(MODULES[name], X_train, y_train)
         print(f"    {name:12} {gradients[name][0]:8.1e} {gradients[name][-1]:12.1e}")
-    ratio = gradients["relu"][0] / gradients["sigmoid"][0]
-    print(
-        "The sigmoid's slope is at most 0.25, so every layer shrinks the gradient on its way back."
-    )
+    ratio = gradients["ReLU"][0] / gradients["sigmoid"][0]
+    print("The sigmoid's slope is at most 0.25: every layer shrinks the gradient on its way back.")
+    print(f"ReLU's reaches the first of the ten layers {ratio:,.0f} times larger than sigmoid's.")
 
     figure_path = args.output_dir / f"{LESSON}.png"
     save_figure(plot(models, X_test, y_test, gradients), figure_path, args.show)
-    print(f"\nTest accuracy on the moons: {accuracies['accuracy_relu']:.1%} with ReLU,", end=" ")
-    print(f"{accuracies['accuracy_identity']:.1%} without an activation;")
-    print(
-        f"ReLU's gradient reaches the first of ten layers {ratio:,.0f} times larger than sigmoid's"
-    )
+    print(f"\nTest accuracy: {accuracies['ReLU']:.1%} with ReLU,", end=" ")
+    print(f"{accuracies['identity']:.1%} without an activation (moons)")
     print(f"Figure: {figure_path}")
-    return accuracies | {
-        "max_error": max(errors),
-        "form_difference": difference,
-        "gradient_sigmoid": gradients["sigmoid"][0],
-        "gradient_tanh": gradients["tanh"][0],
-        "gradient_relu": gradients["relu"][0],
-    }
+    metrics = {"max_error": max(errors), "form_difference": difference}
+    for name, accuracy in accuracies.items():
+        metrics[f"accuracy_{name.lower().replace(' ', '_')}"] = accuracy
+    for name, by_layer in gradients.items():
+        metrics[f"gradient_{name.lower()}"] = by_layer[0]
+    return {**metrics, "n_train": n_train, "n_test": n_test}
 
 
 if __name__ == "__main__":

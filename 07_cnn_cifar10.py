@@ -31,6 +31,7 @@ Video
 """
 
 import argparse
+import math
 import queue
 import socket
 import sys
@@ -49,6 +50,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity, download_url
 
@@ -188,39 +190,37 @@ class ConvNet(nn.Module):
         self.fc1 = nn.Linear(128 * 4 * 4, 128)
         self.fc2 = nn.Linear(128, n_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, X: Tensor) -> Tensor:
         # (N, 3, 32, 32). Pooling before norm and ReLU leaves them a quarter of the work.
-        x = F.relu(self.norm1(self.pool(self.conv1(x))))  # (N, 16, 16, 16)
-        x = F.relu(self.norm2(self.pool(self.conv2(x))))  # (N, 64, 8, 8)
-        x = F.relu(self.norm3(self.pool(self.conv3(x))))  # (N, 96, 4, 4)
-        x = F.relu(self.norm4(self.conv4(x)))  # (N, 128, 4, 4)
-        x = x.flatten(start_dim=1)  # (N, 2048)
-        x = F.relu(self.fc1(x))  # (N, 128)
-        return self.fc2(x)  # (N, n_classes)
+        X = F.relu(self.norm1(self.pool(self.conv1(X))))  # (N, 16, 16, 16)
+        X = F.relu(self.norm2(self.pool(self.conv2(X))))  # (N, 64, 8, 8)
+        X = F.relu(self.norm3(self.pool(self.conv3(X))))  # (N, 96, 4, 4)
+        X = F.relu(self.norm4(self.conv4(X)))  # (N, 128, 4, 4)
+        X = X.flatten(start_dim=1)  # (N, 2048)
+        X = F.relu(self.fc1(X))  # (N, 128)
+        return self.fc2(X)  # (N, n_classes)
 
 
 # %% 2) Loss and optimizer, 3) Training loop
 def train(
-    model: nn.Module, data: Data, args: argparse.Namespace
+    model: nn.Module, data: Data, lr: float, batch_size: int, epochs: int
 ) -> tuple[list[tuple[float, float]], float]:
     """Train; return the accuracy on the training and the test part by epoch, and the seconds."""
-    n_steps = -(-len(data.X_train) // args.batch_size)  # rounded up: the last batch may be short
+    n_steps = math.ceil(len(data.X_train) / batch_size)  # the last batch may be short
     # Smoothed labels (0.91 for the true class, 0.01 for each other) keep it from being too sure.
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
     # Momentum carries on through small bumps; weight decay keeps the weights small.
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=args.lr, momentum=0.9, nesterov=True, weight_decay=1e-3
+        model.parameters(), lr=lr, momentum=0.9, nesterov=True, weight_decay=1e-3
     )
     # One cycle: the learning rate warms up, then falls to nearly 0 for the finish.
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=args.lr, total_steps=args.epochs * n_steps
-    )
+    scheduler = OneCycleLR(optimizer, max_lr=lr, total_steps=epochs * n_steps)
     history, seconds = [], 0.0
-    for epoch in range(1, args.epochs + 1):
+    for epoch in range(1, epochs + 1):
         start = time.perf_counter()
         model.train()
         n_right = torch.tensor(0, device=DEVICE)
-        batches = torch.randperm(len(data.X_train)).to(DEVICE).split(args.batch_size)
+        batches = torch.randperm(len(data.X_train)).to(DEVICE).split(batch_size)
         for step, batch in enumerate(batches, start=1):
             images, targets = data.X_train[batch], data.y_train[batch]
             logits = model(to_input(augment(images, data.mirror)))
@@ -236,7 +236,7 @@ def train(
         seconds += time.perf_counter() - start
         predicted = predict(model, data.X_test, data.mirror).argmax(dim=1)
         history.append((accuracy_train, (predicted == data.y_test).float().mean().item()))
-        print(f"epoch {epoch:2d} of {args.epochs}: loss {loss.item():.4f}, accuracy", end=" ")
+        print(f"epoch {epoch:2d} of {epochs}: loss {loss.item():.4f}, accuracy", end=" ")
         print(f"{accuracy_train:.1%} (augmented) training, {history[-1][1]:.1%} test,", end=" ")
         print(f"{seconds:.1f} s", flush=True)
     return history, seconds
@@ -356,9 +356,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers")
     add("--limit", type=int, metavar="N", help="use only the first N samples of each part")
     names = ("auto", "cifar10", "digits")
-    add(
-        "--dataset", choices=names, default="auto", help="auto: digits where CIFAR-10 cannot be had"
-    )
+    add("--dataset", choices=names, default="auto", help="auto: digits if CIFAR-10 cannot be had")
     add("--data-dir", type=Path, default=HERE / "data", metavar="DIR", help="for the dataset")
     add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the results")
     add("--show", action="store_true", help="open the figure in a window")
@@ -386,7 +384,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
         print(f"*** {notice} ***\n")
 
     model = ConvNet().to(DEVICE, memory_format=torch.channels_last)
-    history, seconds = train(model, data, args)
+    history, seconds = train(model, data, args.lr, args.batch_size, args.epochs)
 
     logits = predict(model, data.X_test, data.mirror)
     predicted = logits.argmax(dim=1)
@@ -399,7 +397,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     figure_path, model_path = (args.output_dir / f"{LESSON}.{end}" for end in ("png", "pt"))
     save_model(model, model_path)
     save_figure(plot(history, by_class, data, predicted), figure_path, args.show)
-    print(f"\nTest accuracy after {seconds:.0f} s of training: {history[-1][1]:.1%}", end=" ")
+    print(f"\nTest accuracy: {history[-1][1]:.1%} after {seconds:.1f} s of training", end=" ")
     print(f"(loss {loss:.4f}, {data.name})")
     print(f"Figure: {figure_path}")
     print(f"Model:  {model_path}")

@@ -51,6 +51,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from torchvision.datasets import ImageFolder
@@ -148,7 +149,7 @@ def load_digits_as_images() -> tuple[Tensor, Tensor]:
     """Return scikit-learn's 8x8 digits in the shape of photos, (N, 3, 32, 32), and the digits."""
     X, y = load_digits(return_X_y=True)  # (N, 64), 0..16
     X = torch.tensor(X / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
-    X = nn.functional.interpolate(X, size=32, mode="bilinear").repeat(1, 3, 1, 1)
+    X = F.interpolate(X, size=32, mode="bilinear").repeat(1, 3, 1, 1)
     return v2.functional.normalize(X, MEAN, STD), torch.tensor(y)
 
 
@@ -278,13 +279,15 @@ def pretrain_on_digits(limit: int | None) -> nn.Module:
     return model
 
 
-def finetune(task: Task, settings: dict) -> tuple[nn.Module, list[float]]:
+def finetune(task: Task, lr: float, batch_size: int, epochs: int) -> tuple[nn.Module, list[float]]:
     """All weights of the pretrained network go on learning."""
     model = replace_head(task.pretrained, len(task.classes))
-    return model, fit(model, task.train, task.val, label="finetuned", **settings)
+    return model, fit(model, task.train, task.val, lr, batch_size, epochs, label="fine-tuned")
 
 
-def train_head(task: Task, settings: dict) -> tuple[nn.Module, list[float]]:
+def train_head(
+    task: Task, lr: float, batch_size: int, epochs: int
+) -> tuple[nn.Module, list[float]]:
     """Everything but the new last layer is frozen, so its features need computing only once."""
     model = replace_head(task.pretrained, len(task.classes))
     model.requires_grad_(False)
@@ -294,17 +297,19 @@ def train_head(task: Task, settings: dict) -> tuple[nn.Module, list[float]]:
     features = TensorDataset(*predict(model, task.train_plain))  # (N, 512) and (N,)
     val_features = TensorDataset(*predict(model, task.val))
     once = time.perf_counter() - start
-    history = fit(head, features, val_features, label="frozen", **settings)
+    history = fit(head, features, val_features, lr, batch_size, epochs, label="frozen")
     each = (time.perf_counter() - start - once) / len(history)
     print(f"frozen     the network ran once, {once:.1f} s; the head takes {each:.3f} s an epoch")
     model.fc = head
     return model, history
 
 
-def train_from_scratch(task: Task, settings: dict) -> tuple[nn.Module, list[float]]:
+def train_from_scratch(
+    task: Task, lr: float, batch_size: int, epochs: int
+) -> tuple[nn.Module, list[float]]:
     """The same network from random weights: it knows nothing but these few images."""
     model = resnet18(num_classes=len(task.classes)).to(DEVICE)
-    return model, fit(model, task.train, task.val, label="scratch", **settings)
+    return model, fit(model, task.train, task.val, lr, batch_size, epochs, label="scratch")
 
 
 # %% 5) Plot
@@ -370,7 +375,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers")
     add("--limit", type=int, metavar="N", help="use only the first N samples of each part")
     names = ("auto", "hymenoptera", "digits")
-    add("--dataset", choices=names, default="auto", help="auto: digits where photos cannot be had")
+    add("--dataset", choices=names, default="auto", help="auto: digits if photos cannot be had")
     add("--data-dir", type=Path, default=HERE / "data", metavar="DIR", help="for the dataset")
     add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the results")
     add("--show", action="store_true", help="open the figure in a window")
@@ -399,34 +404,34 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     if task.pretrained is None:
         task = task._replace(pretrained=pretrain_on_digits(args.limit))
 
-    settings = {"lr": args.lr, "batch_size": args.batch_size, "epochs": args.epochs}
-    models, histories, metrics = {}, {}, {}
+    models, histories, metrics, rows = {}, {}, {}, []
     for way, train in (
-        ("finetuned", finetune),
+        ("fine-tuned", finetune),
         ("frozen", train_head),
         ("scratch", train_from_scratch),
     ):
         torch.manual_seed(args.seed)
         start = time.perf_counter()
-        models[way], histories[way] = train(task, settings)
-        metrics[f"seconds_{way}"] = time.perf_counter() - start
-        metrics[f"accuracy_{way}"] = max(histories[way])
-        metrics[f"trained_{way}"] = sum(
-            parameter.numel() for parameter in models[way].parameters() if parameter.requires_grad
-        )
+        models[way], histories[way] = train(task, args.lr, args.batch_size, args.epochs)
+        seconds, accuracy = time.perf_counter() - start, max(histories[way])
+        counts = [(p.numel(), p.requires_grad) for p in models[way].parameters()]
+        n_all, n_trained = sum(n for n, _ in counts), sum(n for n, trained in counts if trained)
+        trained = f"{n_trained:,} of {n_all:,}"
+        rows.append(f"{way:10} {trained:>24} {accuracy:15.1%} {seconds:9.1f}")
+        key = way.replace("-", "")
+        metrics[f"accuracy_{key}"] = accuracy
+        metrics[f"seconds_{key}"] = seconds
+        metrics[f"trained_{key}"] = n_trained
 
     print("\nway              trained parameters   best accuracy   seconds")
-    for way in models:
-        trained = f"{metrics[f'trained_{way}']:,} of {metrics['trained_scratch']:,}"
-        accuracy, seconds = metrics[f"accuracy_{way}"], metrics[f"seconds_{way}"]
-        print(f"{way:9} {trained:>25} {accuracy:15.1%} {seconds:9.1f}")
+    print("\n".join(rows))
     print("Each way's best epoch was picked by the same images that its accuracy is measured on,")
     print("which flatters it. For a number to rely on, keep a test part that decides nothing.")
     print("More epochs or another learning rate can change the order: try it before you conclude.")
 
     figure_path = args.output_dir / f"{LESSON}.png"
-    save_figure(plot(task, histories, models["finetuned"]), figure_path, args.show)
-    print(f"\nBest accuracy: {metrics['accuracy_finetuned']:.1%} finetuned,", end=" ")
+    save_figure(plot(task, histories, models["fine-tuned"]), figure_path, args.show)
+    print(f"\nBest validation accuracy: {metrics['accuracy_finetuned']:.1%} fine-tuned,", end=" ")
     print(f"{metrics['accuracy_frozen']:.1%} frozen,", end=" ")
     print(f"{metrics['accuracy_scratch']:.1%} from scratch ({task.name})")
     print(f"Figure: {figure_path}")

@@ -30,6 +30,7 @@ Video
 """
 
 import argparse
+import math
 import queue
 import socket
 import sys
@@ -49,6 +50,8 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score, precision_recall_curve
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.datasets import MNIST
 from torchvision.utils import make_grid
@@ -122,7 +125,7 @@ def load_digits_as_images() -> Data:
     """Return scikit-learn's 8x8 digits in the shape of MNIST."""
     X, y = load_digits(return_X_y=True)  # (N, 64), 0..16
     X = torch.tensor(X / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
-    X = nn.functional.interpolate(X, size=28, mode="bilinear")
+    X = F.interpolate(X, size=28, mode="bilinear")
     train, test = train_test_split(np.arange(len(y)), test_size=0.25, random_state=0, stratify=y)
     y = torch.tensor(y)
     return Data("digits", X[train], y[train], X[test], y[test])
@@ -181,28 +184,26 @@ def log_start(writer: SummaryWriter, model: nn.Module, images: Tensor) -> None:
 
 # %% 3) Training loop
 def train(
-    model: nn.Module, data: Data, writer: SummaryWriter, args: argparse.Namespace
-) -> list[dict[str, float]]:
+    model: nn.Module, data: Data, writer: SummaryWriter, lr: float, batch_size: int, epochs: int
+) -> list[dict]:
     """Train, log about ten points per epoch, and return them."""
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr)
-    n_steps = -(-len(data.X_train) // args.batch_size)  # rounded up: the last batch may be short
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=args.lr, total_steps=args.epochs * n_steps
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
+    n_steps = math.ceil(len(data.X_train) / batch_size)  # the last batch may be short
+    scheduler = OneCycleLR(optimizer, max_lr=lr, total_steps=epochs * n_steps)
     log_every = max(1, n_steps // 10)
     points, step, start = [], 0, time.perf_counter()
-    for epoch in range(1, args.epochs + 1):
+    for epoch in range(1, epochs + 1):
         loss_sum, n_right, n_seen = 0.0, 0, 0
-        for batch in torch.randperm(len(data.X_train)).to(DEVICE).split(args.batch_size):
+        for batch in torch.randperm(len(data.X_train)).to(DEVICE).split(batch_size):
             images, targets = data.X_train[batch], data.y_train[batch]
             logits = model(images)
             loss = criterion(logits, targets)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            lr = scheduler.get_last_lr()[0]
-            scheduler.step()
+            lr_now = scheduler.get_last_lr()[0]
+            scheduler.step()  # after every batch, not every epoch
             step += 1
             loss_sum += loss.item() * len(batch)
             n_right += (logits.argmax(dim=1) == targets).sum().item()
@@ -213,13 +214,13 @@ def train(
                 accuracies = {"training": n_right / n_seen, "test": test_accuracy}
                 writer.add_scalars("loss", losses, step)  # one chart, two lines
                 writer.add_scalars("accuracy", accuracies, step)
-                writer.add_scalar("learning_rate", lr, step)
+                writer.add_scalar("learning_rate", lr_now, step)
                 points.append({"step": step, "loss": losses, "accuracy": accuracies})
                 loss_sum, n_right, n_seen = 0.0, 0, 0
         for name, parameter in model.named_parameters():
             writer.add_histogram(name, parameter, epoch)
-        print(f"epoch {epoch:2d} of {args.epochs}: test loss {test_loss:.4f},", end=" ")
-        print(f"test accuracy {test_accuracy:.2%}, {time.perf_counter() - start:.1f} s", flush=True)
+        print(f"epoch {epoch:2d} of {epochs}: test loss {test_loss:.4f},", end=" ")
+        print(f"test accuracy {test_accuracy:.1%}, {time.perf_counter() - start:.1f} s", flush=True)
     return points
 
 
@@ -228,7 +229,7 @@ def train(
 def evaluate(model: nn.Module, X: Tensor, y: Tensor) -> tuple[float, float]:
     """Return the loss and the accuracy."""
     logits = model(X)
-    loss = nn.functional.cross_entropy(logits, y)
+    loss = F.cross_entropy(logits, y)
     return loss.item(), (logits.argmax(dim=1) == y).float().mean().item()
 
 
@@ -280,6 +281,7 @@ def plot(points: list[dict], probabilities: Tensor, targets: Tensor, name: str) 
         for part, style in (("training", "C0-"), ("test", "C1--")):
             ax.plot(steps, [point[key][part] for point in points], style, label=part)
         ax.set(title=f"{key.capitalize()} ({name})", xlabel="step", ylabel=key)
+        ax.locator_params(axis="x", integer=True)
         ax.legend()
     for digit, digit_name in enumerate(CLASSES):
         if (targets == digit).any():
@@ -331,7 +333,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers")
     add("--limit", type=int, metavar="N", help="use only the first N samples of each part")
     names = ("auto", "mnist", "digits")
-    add("--dataset", choices=names, default="auto", help="auto: digits where MNIST cannot be had")
+    add("--dataset", choices=names, default="auto", help="auto: digits if MNIST cannot be had")
     add("--data-dir", type=Path, default=HERE / "data", metavar="DIR", help="for the dataset")
     add("--log-dir", type=Path, default=HERE / "runs", metavar="DIR", help="for TensorBoard")
     add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the results")
@@ -356,7 +358,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     data = Data(data.name, *(part[: args.limit].to(DEVICE) for part in data[1:]))
     n_train, n_test = len(data.X_train), len(data.X_test)
     sizes = f"{data.name}, {n_train} training and {n_test} test images"
-    print(f"09 TensorBoard on MNIST | device: {DEVICE} | data: {sizes}\n")
+    print(f"09 TensorBoard | device: {DEVICE} | data: {sizes}\n")
     if notice:
         print(f"*** {notice} ***\n")
 
@@ -365,7 +367,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     try:
         with SummaryWriter(log_dir) as writer:  # closed, and so complete, whatever happens
             log_start(writer, model, data.X_train)
-            points = train(model, data, writer, args)
+            points = train(model, data, writer, args.lr, args.batch_size, args.epochs)
             probabilities = log_end(writer, model, data, points[-1]["step"])
             result = {"loss": points[-1]["loss"]["test"]}
             result["accuracy"] = points[-1]["accuracy"]["test"]
@@ -385,8 +387,8 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
 
     figure_path = args.output_dir / f"{LESSON}.png"
     save_figure(plot(points, probabilities, targets, data.name), figure_path, args.show)
-    print(f"\nTest accuracy after {seconds:.1f} s of training: {result['accuracy']:.2%}", end=" ")
-    print(f"({data.name})")
+    print(f"\nTest accuracy: {result['accuracy']:.1%} after {seconds:.1f} s", end=" ")
+    print(f"of training and logging ({data.name})")
     print(f"Figure: {figure_path}")
     print(f"Log:    {log_dir}\n")
     print(f"Look at it with   tensorboard --logdir {args.log_dir}   and open http://localhost:6006")

@@ -55,14 +55,12 @@ BATCH_SIZE = 32
 
 # %% 0) Prepare data
 def load_data(limit: int | None) -> list[Tensor]:
-    """Return X_train (N, 64), X_test, y_train (N,), y_test of the 8x8 digits; pixels in 0..1."""
-    X, y = load_digits(return_X_y=True)
+    """Return X_train (N, 64), y_train (N,), X_test, y_test of the 8x8 digits; pixels in 0..1."""
+    X, y = load_digits(return_X_y=True)  # (N, 64), 0..16
+    train, test = train_test_split(np.arange(len(y)), test_size=0.25, random_state=0, stratify=y)
     X = torch.tensor(X / 16, dtype=torch.float32, device=DEVICE)
     y = torch.tensor(y, device=DEVICE)
-    train, test = train_test_split(
-        np.arange(len(y)), test_size=0.25, random_state=0, stratify=y.cpu()
-    )
-    return [X[train[:limit]], X[test[:limit]], y[train[:limit]], y[test[:limit]]]
+    return [X[train[:limit]], y[train[:limit]], X[test[:limit]], y[test[:limit]]]
 
 
 # %% 1) Model
@@ -208,9 +206,7 @@ def show_two_ways(model: nn.Module, X: Tensor, whole: Path, state_dict: Path) ->
     loaded.train()  # a new network is in training mode: dropout drops, batch norm uses the batch
     with torch.inference_mode():
         eval_difference = (loaded(X) - logits).abs().max().item()
-    loaded.load_state_dict(
-        torch.load(state_dict, map_location=DEVICE)
-    )  # batch norm had counted that batch
+    loaded.load_state_dict(torch.load(state_dict, map_location=DEVICE))  # undo what batch norm saw
     metrics = {
         "whole_model_error": (predict(whole_loaded, X) - logits).abs().max().item(),
         "state_dict_error": (predict(loaded, X) - logits).abs().max().item(),
@@ -278,7 +274,7 @@ def show_faults(checkpoint: Path, folder: Path) -> None:
             restore(folder / name, lr=0.1)
         except (OSError, RuntimeError, pickle.UnpicklingError, ValueError) as error:
             reason = str(error).replace(str(folder / name), name)
-            print(f"    {name}: {type(error).__name__}: {textwrap.shorten(reason, 80)}")
+            print(f"    {name}: {type(error).__name__}: {textwrap.shorten(reason, 66)}")
     state_dict = Net(n_hidden=32).state_dict()
     state_dict["input.weight"] = state_dict.pop("hidden.weight")
     try:
@@ -286,7 +282,9 @@ def show_faults(checkpoint: Path, folder: Path) -> None:
     except RuntimeError as error:
         print("    another network's state dict: RuntimeError:")
         for line in str(error).splitlines()[1:4]:
-            print(f"        {textwrap.shorten(line, 92)}")
+            print(
+                textwrap.fill(line.strip(), 92, initial_indent=8 * " ", subsequent_indent=12 * " ")
+            )
 
 
 # %% 8) Plot
@@ -355,7 +353,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run the lesson and return its metrics."""
     args = parse_args(argv)
+    make_output_dir(args.output_dir)
     torch.manual_seed(args.seed)
+
     training = Training(args.lr)
     if args.resume:
         try:
@@ -365,11 +365,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             sys.exit(f"Cannot resume from {args.resume}: missing, damaged or foreign ({reason}).")
         if training.epoch >= args.epochs:
             sys.exit(f"{args.resume} has {training.epoch} epochs already: --epochs must be larger.")
-    make_output_dir(args.output_dir)
 
-    X_train, X_test, y_train, y_test = load_data(args.limit)
-    sizes = f"8x8 digits, {len(X_train)} training and {len(X_test)} test images"
-    print(f"10 Save and load | device: {DEVICE} | data: {sizes}")
+    X_train, y_train, X_test, y_test = load_data(args.limit)
+    n_train, n_test = len(X_train), len(X_test)
+    sizes = f"8x8 digits, {n_train} training and {n_test} test images"
+    print(f"10 Saving and loading models | device: {DEVICE} | data: {sizes}")
 
     whole, state_dict, checkpoint = (
         args.output_dir / f"{LESSON}_{name}.pt" for name in ("whole", "state_dict", "checkpoint")
@@ -407,6 +407,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         "malicious_blocked": float(blocked),
         "accuracy": accuracy,
         "devices_checked": n_devices,
+        "n_train": n_train,
+        "n_test": n_test,
     }
     for path, name in ((whole, "whole"), (state_dict, "state_dict"), (checkpoint, "checkpoint")):
         metrics[f"bytes_{name}"] = path.stat().st_size

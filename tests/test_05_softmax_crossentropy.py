@@ -55,16 +55,15 @@ def test_sigmoid_and_binary_cross_entropy_are_the_library_s(lesson05, logits):
 
 
 def test_train_reports_the_accuracy_on_the_test_part(lesson05):
-    data = lesson05.load_data(None)
-    assert [len(part) for part in data] == [1347, 450, 1347, 450]
-    assert data[0].min() == 0 and data[0].max() == 1
-    args = lesson05.parse_args(["--epochs", "2"])
+    X_train, y_train, X_test, y_test = parts = lesson05.load_data(None)
+    assert [len(part) for part in parts] == [1347, 1347, 450, 450]
+    assert X_train.min() == 0 and X_train.max() == 1
     torch.manual_seed(0)
     model = lesson05.make_model(10)
-    accuracies = lesson05.train(model, nn.CrossEntropyLoss(), data, args)
-    predicted = model(data[1]).argmax(dim=1).cpu()
+    accuracies = lesson05.train(model, nn.CrossEntropyLoss(), parts, 0.1, 32, 2)
+    predicted = model(X_test).argmax(dim=1)
     assert len(accuracies) == 2
-    assert accuracies[-1] == pytest.approx(np.mean((predicted == data[3].cpu()).numpy()))
+    assert accuracies[-1] == pytest.approx((predicted == y_test).float().mean().item())
 
 
 @pytest.mark.parametrize("seed", ["0", "1"])
@@ -78,4 +77,5 @@ def test_metrics_at_the_defaults(lesson05, tmp_path, capsys, seed):
     assert metrics["accuracy_logits"] >= 0.95
     assert metrics["accuracy_logits"] >= metrics["accuracy_double_softmax"] + 0.2
     assert metrics["accuracy_binary"] >= 0.97
+    assert (metrics["n_train"], metrics["n_test"]) == (1347, 450)
     assert f"{metrics['accuracy_logits']:.1%} with logits" in capsys.readouterr().out

@@ -93,4 +93,6 @@ def test_metrics_at_the_defaults(lesson06, tmp_path, seed):
     assert metrics["accuracy_relu"] >= metrics["accuracy_identity"] + 0.07
     assert metrics["accuracy_tanh"] >= 0.97
     assert metrics["accuracy_sigmoid"] >= metrics["accuracy_identity"]
+    assert {f"accuracy_{name}" for name in ("leaky_relu", "gelu", "silu")} < set(metrics)
+    assert (metrics["n_train"], metrics["n_test"]) == (500, 500)
     assert metrics["gradient_relu"] >= 100 * metrics["gradient_sigmoid"] > 0

@@ -163,15 +163,12 @@ def test_predicting_changes_nothing_and_trains_on_no_test_image(lesson07, monkey
     data = lesson07.load_digits_as_images()
     parts = [part[:510].to(lesson07.DEVICE) for part in data[3:]]
     data = lesson07.Data(*data[:3], *parts)
-    args = lesson07.parse_args(["--epochs", "1", "--batch-size", "200"])
     model = lesson07.ConvNet().to(lesson07.DEVICE)
-    history, seconds = lesson07.train(model, data, args)
+    history, seconds = lesson07.train(model, data, lr=0.1, batch_size=200, epochs=1)
     assert augmented == [200, 200, 110] and len(history) == 1 and seconds > 0
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.train()
-    logits = lesson07.predict(
-        model, data.X_train, mirror=False
-    )  # 510: a batch of 500 and one of 10
+    logits = lesson07.predict(model, data.X_train, mirror=False)  # batches of 500 and of 10
     assert not model.training and augmented == [200, 200, 110]
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     with torch.inference_mode():
@@ -215,12 +212,9 @@ def test_learns_the_digits_and_saves_what_it_learned(lesson07, tmp_path, capsys)
 def test_any_number_of_steps_is_a_schedule(lesson07, steps):
     data = lesson07.load_digits_as_images()
     parts = [part[:steps].to(lesson07.DEVICE) for part in data[3:]]
-    args = lesson07.parse_args(["--epochs", "1", "--batch-size", "1"])
-    history, _ = lesson07.train(
-        lesson07.ConvNet().to(lesson07.DEVICE),
-        lesson07.Data(*data[:3], *parts),
-        args,
-    )
+    data = lesson07.Data(*data[:3], *parts)
+    model = lesson07.ConvNet().to(lesson07.DEVICE)
+    history, _ = lesson07.train(model, data, lr=0.1, batch_size=1, epochs=1)
     assert len(history) == 1
 
 

@@ -101,7 +101,7 @@ def test_head_has_an_output_for_each_class(lesson08, task, n_classes):
 
 def test_frozen_means_frozen(lesson08, task):
     before = backbone(task.pretrained)
-    model, history = lesson08.train_head(task, SETTINGS)
+    model, history = lesson08.train_head(task, **SETTINGS)
     after = backbone(model)
     assert before.keys() == after.keys() and any("running_var" in key for key in after)
     assert all(torch.equal(before[key], after[key].cpu()) for key in before)
@@ -113,7 +113,7 @@ def test_frozen_means_frozen(lesson08, task):
 
 def test_fine_tuning_changes_every_layer(lesson08, task):
     before = backbone(task.pretrained)
-    model, history = lesson08.finetune(task, SETTINGS)
+    model, history = lesson08.finetune(task, **SETTINGS)
     after = backbone(model)
     same = [key for key in before if torch.equal(before[key], after[key].cpu())]
     assert same == [] and len(history) == 2
@@ -123,9 +123,9 @@ def test_fine_tuning_changes_every_layer(lesson08, task):
 def test_cached_features_are_the_full_network_s_and_cost_one_pass(lesson08, task, monkeypatch):
     given, images_seen = {}, 0
 
-    def record(head, train_set, val_set, **settings):
+    def record(head, train_set, val_set, *settings, **label):
         given.update(head=head, train=train_set.tensors, val=val_set.tensors)
-        return fit(head, train_set, val_set, **settings)
+        return fit(head, train_set, val_set, *settings, **label)
 
     def count(module, inputs):
         nonlocal images_seen
@@ -134,7 +134,7 @@ def test_cached_features_are_the_full_network_s_and_cost_one_pass(lesson08, task
     fit = lesson08.fit
     monkeypatch.setattr(lesson08, "fit", record)
     hook = task.pretrained.conv1.register_forward_pre_hook(count)  # copied with the network
-    model, _ = lesson08.train_head(task, SETTINGS | {"epochs": 5})
+    model, _ = lesson08.train_head(task, **SETTINGS | {"epochs": 5})
     hook.remove()
     assert images_seen == len(task.train) + len(task.val)
 
@@ -206,11 +206,11 @@ def test_transfer_helps_on_the_digits(lesson08):
     torch.manual_seed(0)
     task = lesson08.load_digits_task()
     val = Subset(task.val, range(0, 846, 6))
-    task = task._replace(val=val, pretrained=lesson08.pretrain_on_digits(None))
+    task = task._replace(val=val, pretrained=lesson08.pretrain_on_digits(500))
     settings = {"lr": 0.01, "batch_size": 16, "epochs": 4}
-    _, scratch = lesson08.train_from_scratch(task, settings)
+    _, scratch = lesson08.train_from_scratch(task, **settings)
     for way in (lesson08.finetune, lesson08.train_head):
-        assert max(way(task, settings)[1]) > max(scratch) + 0.1
+        assert max(way(task, **settings)[1]) > max(scratch) + 0.1
 
 
 def test_own_photos_with_cached_weights_and_no_network(
@@ -262,7 +262,7 @@ def test_downloads_and_unpacks_in_one_step(lesson08, with_weights, fake_web, arc
     "fault", ["offline", "cut off", "damaged", "no weights", "half weights", "other weights"]
 )
 def test_without_photos_or_weights_it_says_so_and_takes_the_digits(
-    lesson08, without_weights, weights_file, fake_web, archive, fault, tmp_path, capsys
+    lesson08, without_weights, weights_file, fake_web, archive, fault, tmp_path
 ):
     data_dir, checkpoints = tmp_path / "data", tmp_path / "torch_home" / "hub" / "checkpoints"
     checkpoints.mkdir(parents=True)
@@ -288,7 +288,14 @@ def test_without_photos_or_weights_it_says_so_and_takes_the_digits(
     left = [path.name for path in data_dir.iterdir()] if data_dir.exists() else []
     assert left == (["hymenoptera_data"] if "weights" in fault else [])
 
-    metrics = lesson08.main(arguments(data_dir, tmp_path))
+    task, notice = lesson08.load_task(lesson08.parse_args(arguments(data_dir, tmp_path)))
+    assert task.name == "digits" and "digits" in notice and "\n" not in notice
+
+
+def test_offline_the_whole_lesson_runs_on_the_digits(
+    lesson08, without_weights, fake_web, tmp_path, capsys
+):
+    metrics = lesson08.main(arguments(tmp_path / "data", tmp_path))
     assert metrics["dataset"] == "digits"
     loud = [line for line in capsys.readouterr().out.splitlines() if line.startswith("***")]
     assert len(loud) == 1 and "digits" in loud[0]
