@@ -1,6 +1,6 @@
 """What all tests share: Agg, no network, and a way to load a lesson by its number."""
 
-import importlib.util
+import importlib
 import io
 import os
 import shutil
@@ -22,19 +22,11 @@ torch.set_num_threads(1)  # tiny tensors gain nothing from more, and scripts run
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted(path.name for path in ROOT.glob("[0-9][0-9]_*.py"))
 
-_loaded: dict[str, ModuleType] = {}
-
 
 def load_lesson(name: str) -> ModuleType:
-    """Import a lesson by the start of its file name; a module's name cannot begin with a digit."""
+    """Import a lesson by the start of its file name: `import 01_...` would be no valid Python."""
     (path,) = ROOT.glob(f"{name}*.py")
-    if path.name not in _loaded:
-        spec = importlib.util.spec_from_file_location(f"lesson_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # so that a DataLoader worker or a pickle finds it
-        spec.loader.exec_module(module)
-        _loaded[path.name] = module
-    return _loaded[path.name]
+    return importlib.import_module(path.stem)
 
 
 def tiny_args(lesson: ModuleType) -> list[str]:

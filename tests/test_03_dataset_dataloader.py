@@ -1,5 +1,7 @@
 """Lesson 03: samples, batches, and what the batch size trades."""
 
+import multiprocessing
+
 import pytest
 import torch
 from sklearn.datasets import load_wine
@@ -33,15 +35,22 @@ def test_loader_deals_every_sample_once(lesson03):
     assert not torch.equal(dealt, lesson03.WineDataset().X)  # shuffled
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_seed_alone_decides_the_order(lesson03, num_workers):
-    def order(seed):
+@pytest.mark.parametrize("start_method", ["no workers", "spawn", "fork"])
+def test_the_seed_alone_decides_the_order(lesson03, start_method):
+    """With workers as Windows and macOS start them (spawn), and as Linux used to (fork)."""
+
+    def order(seed, num_workers=0):
         torch.rand(7)  # what else draws from the global generator must not matter
-        loader = lesson03.make_loader(lesson03.WineDataset(), 50, seed, num_workers=num_workers)
+        loader = lesson03.make_loader(lesson03.WineDataset(), 50, seed, num_workers)
+        if num_workers:
+            loader.multiprocessing_context = start_method
         return torch.cat([X for X, _ in loader])
 
-    assert torch.equal(order(1), order(1))
     assert not torch.equal(order(1), order(2))
+    if start_method == "no workers":
+        assert torch.equal(order(1), order(1))
+    elif start_method in multiprocessing.get_all_start_methods():
+        assert torch.equal(order(1), order(1, num_workers=2))
 
 
 def test_metrics_at_the_defaults(metrics):
