@@ -21,7 +21,7 @@ Since the video
 Try it
     - `--lr 0.01`: the loss is still falling after 100 epochs. How many does it need?
     - `--lr 0.9` and `--lr 1`: one converges, the other does not. Where does the limit lie?
-    - `--limit 10`: ten points, another line. Which parameter moves more?
+    - `--limit 2`: why is the loss 0 now?
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=5234s (about 1:27:14)
@@ -41,7 +41,7 @@ from torch import Tensor, nn
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LESSON = "01_linear_regression"
 HERE = Path(globals().get("__file__", ".")).parent  # a notebook has no __file__
-LR_TOO_LARGE = 1.05  # a step this long lands higher on the other side of the valley
+LR_TOO_LARGE = 1.05  # for these points: each step overshoots the minimum, and ends up higher
 
 
 # %% 0) Prepare data
@@ -84,7 +84,8 @@ def gradient_by_autograd(X: Tensor, y: Tensor, parameters: Tensor) -> Tensor:
 
 # %% 3) Training loop, three times
 # Each function starts at the same (weight, bias) and returns the path: a tensor (epochs + 1, 2)
-# with the parameters before the first epoch and after each one.
+# with the parameters before the first epoch and after each one. An epoch is a single step here,
+# since each step uses all points at once.
 def train_by_hand(X: Tensor, y: Tensor, start: Tensor, lr: float, epochs: int) -> Tensor:
     """Tensors only: we derive the gradient and we update the parameters."""
     parameters = start.clone()
@@ -141,24 +142,25 @@ def losses_along(path: Tensor, X: Tensor, y: Tensor) -> list[float]:
 
 # %% 5) Plot
 def plot(
-    X: Tensor, y: Tensor, ends: Tensor, losses: list[float], diverging: list[float]
+    X: Tensor, y: Tensor, path: Tensor, exact: Tensor, curves: dict[str, list[float]]
 ) -> plt.Figure:
-    """Draw the points, the lines at the three (weight, bias) of `ends` (3, 2), and both losses."""
+    """Draw the points, the line before and after training and the exact one, and the losses."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    left.scatter(X.cpu(), y.cpu(), s=16, color="0.5", label="data")
     x = torch.stack([X.min(), X.max()])
-    styles = {"before training": "k:", "exact": "C0-", "trained": "C1--"}
-    for (label, style), parameters, width in zip(styles.items(), ends, (1, 5, 2), strict=True):
-        left.plot(x.cpu(), predict(x, parameters).cpu(), style, lw=width, label=label)
+    left.scatter(X.cpu(), y.cpu(), s=16, color="0.5", label="data")
+    left.plot(x.cpu(), predict(x, path[0]).cpu(), "k:", label="before training")
+    left.plot(x.cpu(), predict(x, exact).cpu(), "C0-", lw=5, label="exact")
+    left.plot(x.cpu(), predict(x, path[-1]).cpu(), "C1--", lw=2, label="trained")
     left.set(title="Linear regression", xlabel="feature x", ylabel="target y")
     left.legend()
 
-    loss_exact = losses_along(ends, X, y)[1]
+    loss_exact = mean_squared_error(predict(X, exact), y).item()
     right.axhline(loss_exact, color="C0", lw=5, label="exact solution")
-    right.plot(losses, "C1--", lw=2, label="learning rate as given")
-    right.plot(diverging, "C3-.", label=f"learning rate {LR_TOO_LARGE:g}")
+    for (label, losses), style in zip(curves.items(), ("C1--", "C3-."), strict=True):
+        right.plot(losses, style, lw=2, label=label)
     right.set(title="Loss by epoch", xlabel="epoch", ylabel="mean squared error", yscale="log")
-    right.set_ylim(max(loss_exact, 1) / 2, 200 * max(loss_exact, 1))
+    bottom = max(loss_exact, 1) / 2  # with two points, the exact loss is 0: no place on a log axis
+    right.set_ylim(bottom, 400 * bottom)  # the diverging loss leaves the picture
     right.locator_params(axis="x", integer=True)
     right.legend()
     return figure
@@ -190,8 +192,8 @@ def make_output_dir(path: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, or the command line where it is None; a bad value ends with exit status 2."""
-    if argv is None and "ipykernel" in sys.modules:
-        argv = ["--show"]  # in a notebook the command line belongs to Jupyter
+    if argv is None and any(word.endswith(".json") for word in sys.argv):
+        argv = ["--show"]  # in a notebook: the command line is Jupyter's, and names its kernel.json
     parser = argparse.ArgumentParser(
         description="Linear regression three ways, beside the exact answer.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -225,38 +227,36 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     paths = torch.stack([train(X, y, start, args.lr, args.epochs) for train in trainings])
     losses = losses_along(paths[2], X, y)
     print(f"\nThe same training three times (learning rate {args.lr:g}): weight, bias")
-    print("epoch        by hand             autograd         nn.Linear + SGD         loss")
-    for epoch in np.unique(np.linspace(0, args.epochs, 11).astype(int)):
-        columns = "   ".join(f"{path[epoch, 0]:8.4f} {path[epoch, 1]:8.4f}" for path in paths)
-        print(f"{epoch:5d}   {columns}   {losses[epoch]:10.3f}")
+    print("epoch         by hand               autograd           nn.Linear + SGD           loss")
+    for epoch in np.unique(np.linspace(0, args.epochs, 11).astype(int)):  # at most 11 rows
+        columns = "   ".join(f"{path[epoch, 0]:9.3f} {path[epoch, 1]:9.3f}" for path in paths)
+        print(f"{epoch:5d}   {columns}   {losses[epoch]:12.3f}")
 
     gradient_error = gradient_by_hand(X, y, start) - gradient_by_autograd(X, y, start)
     path_error = paths[:, -1].amax(dim=0) - paths[:, -1].amin(dim=0)
     print(f"By hand or by autograd, the gradients differ by {gradient_error.abs().max():.1e},")
     print(f"and the three trainings end at most {path_error.max():.1e} apart.")
 
-    diverging = losses_along(train_by_hand(X, y, start, LR_TOO_LARGE, args.epochs), X, y)
+    diverging = losses_along(train_by_hand(X, y, start, LR_TOO_LARGE, epochs=20), X, y)
     print(f"\nA learning rate can be too large: at {LR_TOO_LARGE:g}, the loss goes from", end=" ")
-    print(f"{diverging[0]:.0f} to {diverging[-1]:.3g}.")
+    print(f"{diverging[0]:,.0f} to {diverging[-1]:,.0f} in 20 epochs.")
 
+    weight, bias = paths[2, -1].tolist()
     exact = solve_exactly(X, y)
-    ends = torch.stack([start, exact, paths[2, -1]])  # (3, 2)
-    loss_exact = losses_along(ends, X, y)[1]
-    print("\n              weight       bias       loss")
-    for label, (weight, bias), loss in (
-        ("trained", ends[2], losses[-1]),
-        ("exact", exact, loss_exact),
-    ):
-        print(f"{label:8}  {weight:10.4f} {bias:10.4f} {loss:10.3f}")
+    loss_exact = mean_squared_error(predict(X, exact), y).item()
+    print("\n              weight       bias         loss")
+    print(f"trained   {weight:10.4f} {bias:10.4f} {losses[-1]:12.3f}")
+    print(f"exact     {exact[0]:10.4f} {exact[1]:10.4f} {loss_exact:12.3f}")
 
     figure_path = args.output_dir / f"{LESSON}.png"
-    save_figure(plot(X, y, ends, losses, diverging), figure_path, args.show)
+    curves = {f"learning rate {args.lr:g}": losses, f"learning rate {LR_TOO_LARGE:g}": diverging}
+    save_figure(plot(X, y, paths[2], exact, curves), figure_path, args.show)
     print(f"\nLoss: {losses[-1]:.3f} trained, {loss_exact:.3f} exact", end=" ")
     print(f"(make_regression, {len(X)} points)")
     print(f"Figure: {figure_path}")
     return {
-        "weight": paths[2, -1, 0].item(),
-        "bias": paths[2, -1, 1].item(),
+        "weight": weight,
+        "bias": bias,
         "loss": losses[-1],
         "weight_exact": exact[0].item(),
         "bias_exact": exact[1].item(),

@@ -17,14 +17,15 @@ Run
 Since the video
     - `dataiter.next()` is gone from PyTorch: it is `next(dataiter)`, as for every Python iterator.
     - The wines come from scikit-learn, so no file path depends on the folder you start in.
-    - Workers start new processes that import this file; the `__main__` guard at its end keeps
-      them from running the lesson again, which is what crashes on Windows and macOS without it.
+    - On Windows and macOS each worker is a new process that first imports this file. The `__main__`
+      guard at its end keeps the worker from running the lesson again; without it, it crashes.
 
 Try it
     - `--num-workers 2`: is it faster? (To be worth it, a sample must cost more than its way from
       one process to another: reading and decoding a photo does.)
     - `--epochs 200`: which batch size reaches the lowest loss, and after how many seconds?
-    - `shuffle=False` in `make_loader`: how does the curve of batch size 1 change?
+    - `shuffle=False` in `make_loader`: which classes are in the first batch now? (The wines lie
+      sorted by class. Training hardly suffers, since `random_split` has shuffled them before.)
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=7075s (about 1:57:55)
@@ -41,6 +42,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_wine
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset, random_split
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -50,7 +52,7 @@ HERE = Path(globals().get("__file__", ".")).parent  # a notebook has no __file__
 
 # %% 0) Prepare data
 class WineDataset(Dataset):
-    """178 wines: 13 measurements each, and the grower (class 0, 1 or 2)."""
+    """178 wines: 13 measurements each, and the grape variety (class 0, 1 or 2)."""
 
     def __init__(self) -> None:
         wine = load_wine()
@@ -68,7 +70,10 @@ class WineDataset(Dataset):
 def make_loader(
     dataset: Dataset, batch_size: int, seed: int, num_workers: int = 0, drop_last: bool = False
 ) -> DataLoader:
-    """Return a loader that shuffles with a generator of its own: same seed, same batches."""
+    """Return a loader that shuffles with a generator of its own.
+
+    So the order depends on the seed, and on nothing else that draws random numbers.
+    """
     return DataLoader(
         dataset,
         batch_size,
@@ -82,13 +87,16 @@ def make_loader(
 
 # %% 1) Model
 class StandardizedLinear(nn.Module):
-    """A linear classifier (N, 13) -> (N, 3) on features brought to mean 0 and deviation 1."""
+    """A linear classifier (N, 13) -> (N, 3) on features brought to mean 0 and deviation 1.
+
+    The mean and the deviation are the training part's. Kept in the model, they are saved with it.
+    """
 
     def __init__(self, X_train: Tensor, n_classes: int) -> None:
         super().__init__()
-        # Of the training part only. A buffer moves with .to() and is saved, but is not trained.
+        # A buffer moves with .to() and is saved, like a weight, but is not trained.
         self.register_buffer("mean", X_train.mean(dim=0))
-        std = X_train.std(dim=0, correction=0)
+        std = X_train.std(dim=0, correction=0)  # divided by N, not N - 1: a single sample has one
         self.register_buffer("std", std.clamp(min=1e-6))  # never divides by 0
         self.linear = nn.Linear(X_train.shape[1], n_classes)
 
@@ -103,7 +111,6 @@ def train(
     """Train, and return the loss on all training samples and the seconds used, after each epoch."""
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
-    X_train, y_train = loader.dataset[:]
     losses, seconds = [], []
     for _ in range(epochs):
         start = time.perf_counter()
@@ -112,18 +119,23 @@ def train(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()  # a GPU may still be at work when Python goes on
         seconds.append(time.perf_counter() - start)
-        with torch.inference_mode():
-            losses.append(criterion(model(X_train.to(DEVICE)), y_train.to(DEVICE)).item())
+        losses.append(evaluate(model, loader.dataset)[0])
     return losses, seconds
 
 
 # %% 4) Evaluate
 @torch.inference_mode()
-def evaluate(model: nn.Module, part: Subset) -> float:
-    """Return the share of the samples whose class the model predicts."""
-    X, y = part[:]
-    return (model(X.to(DEVICE)).argmax(dim=1).cpu() == y).float().mean().item()
+def evaluate(model: nn.Module, dataset: Dataset) -> tuple[float, float]:
+    """Return the mean loss, and the share of the samples whose class the model predicts."""
+    loss_sum, n_right = 0.0, 0
+    for features, targets in DataLoader(dataset, batch_size=100):
+        logits, targets = model(features.to(DEVICE)), targets.to(DEVICE)
+        loss_sum += F.cross_entropy(logits, targets, reduction="sum").item()  # batches may differ
+        n_right += (logits.argmax(dim=1) == targets).sum().item()
+    return loss_sum / len(dataset), n_right / len(dataset)
 
 
 # %% 5) Plot
@@ -136,9 +148,9 @@ def plot(curves: dict[int, tuple[list[float], list[float]]]) -> plt.Figure:
         epochs = range(1, len(losses) + 1)
         left.plot(epochs, losses, style, ms=4, label=f"batch size {size}")
         right.plot(np.cumsum(seconds), losses, style, ms=4, label=f"batch size {size}")
-    left.set(title="Loss by epoch", xlabel="epoch", ylabel="cross-entropy, training part")
-    right.set(title="Loss by time", xlabel="seconds of training", xscale="log", yscale="log")
+    left.set(title="Loss by epoch", xlabel="epoch", ylabel="training loss", yscale="log")
     left.locator_params(axis="x", integer=True)
+    right.set(title="Loss by time", xlabel="seconds of training", xscale="log")
     right.legend()
     return figure
 
@@ -169,8 +181,8 @@ def make_output_dir(path: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, or the command line where it is None; a bad value ends with exit status 2."""
-    if argv is None and "ipykernel" in sys.modules:
-        argv = ["--show"]  # in a notebook the command line belongs to Jupyter
+    if argv is None and any(word.endswith(".json") for word in sys.argv):
+        argv = ["--show"]  # in a notebook: the command line is Jupyter's, and names its kernel.json
     parser = argparse.ArgumentParser(
         description="Dataset and DataLoader, and what the batch size trades.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -198,6 +210,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run the lesson and return its metrics."""
     args = parse_args(argv)
     make_output_dir(args.output_dir)
+    torch.set_num_threads(1)  # for so few numbers, threads would wait for each other more than work
     torch.manual_seed(args.seed)
 
     dataset = WineDataset()
@@ -205,21 +218,26 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     features, target = dataset[0]
     print(f"dataset[0]: {len(features)} features, the first {features[0]:.2f}, class {target}")
 
-    batch_sizes = [len(targets) for _, targets in make_loader(dataset, 4, args.seed)]
-    print(f"in batches of 4: {len(batch_sizes)} batches, the last one of {batch_sizes[-1]}")
+    loader = make_loader(dataset, 4, args.seed)
+    dataiter = iter(loader)
+    features, targets = next(dataiter)
+    shapes = f"features {tuple(features.shape)}, classes {tuple(targets.shape)}"
+    print(f"the first batch of 4: {shapes}")
+    batch_sizes = [len(targets) for _, targets in loader]
+    print(f"all batches of 4: {len(batch_sizes)}, the last one of {batch_sizes[-1]}")
     full_batches = make_loader(dataset, 4, args.seed, drop_last=True)
-    print(f"with drop_last=True: {len(full_batches)} batches, all of 4")
-    first = [next(iter(make_loader(dataset, 4, seed)))[1].tolist() for seed in (0, 0, 1)]
-    print(f"classes in the first batch, seeds 0, 0 and 1: {first[0]}, {first[1]} and {first[2]}")
+    print(f"with drop_last=True: {len(full_batches)}, all of 4")
+    for seed in (0, 0, 1):
+        _, targets = next(iter(make_loader(dataset, 4, seed)))
+        print(f"with seed {seed}, the classes of the first batch: {targets.tolist()}")
 
     n_test = len(dataset) // 5
     generator = torch.Generator().manual_seed(args.seed)
-    train_part, test_part = random_split(dataset, [len(dataset) - n_test, n_test], generator)
-    for part in (train_part, test_part):
-        part.indices = part.indices[: args.limit]
-    n_train = len(train_part)
+    parts = random_split(dataset, [len(dataset) - n_test, n_test], generator)
+    train_part, test_part = (Subset(dataset, part.indices[: args.limit]) for part in parts)
+    n_train, n_test = len(train_part), len(test_part)
     batch_size = min(args.batch_size, n_train)
-    print(f"random_split: {n_train} samples to train on, {len(test_part)} to test on\n")
+    print(f"random_split: {n_train} samples to train on, {n_test} to test on\n")
 
     metrics = {
         "n_samples": len(dataset),
@@ -230,19 +248,20 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     print("batch size   steps per epoch   ms per epoch   final loss   test accuracy")
     for size in sorted({1, batch_size, n_train}):
         torch.manual_seed(args.seed)  # the same start for each batch size
-        model = StandardizedLinear(train_part[:][0], n_classes=3).to(DEVICE)
+        model = StandardizedLinear(dataset.X[train_part.indices], n_classes=3).to(DEVICE)
         loader = make_loader(train_part, size, args.seed, num_workers=args.num_workers)
         losses, seconds = train(model, loader, args.lr, args.epochs)
         curves[size] = losses, seconds
-        accuracy = evaluate(model, test_part)
+        _, accuracy = evaluate(model, test_part)
         metrics[f"loss_batch_{size}"] = losses[-1]
         metrics[f"seconds_batch_{size}"] = sum(seconds)
         if size == batch_size:
             metrics["accuracy"] = accuracy
-        milliseconds = 1000 * float(np.median(seconds))
+        milliseconds = 1000 * float(np.median(seconds))  # the first epoch takes longer
         print(f"{size:10d} {len(loader):17d} {milliseconds:14.1f}", end="")
         print(f" {losses[-1]:12.4f} {accuracy:15.1%}")
-    print("Small batches take more steps per epoch: each epoch gets further, and takes longer.")
+    print("Small batches take more steps per epoch: an epoch gets further, but takes longer.")
+    print("All have the same learning rate here; large batches can do with a larger one.")
 
     figure_path = args.output_dir / f"{LESSON}.png"
     save_figure(plot(curves), figure_path, args.show)

@@ -2,7 +2,7 @@
 
 Softmax turns a network's raw scores, the logits, into probabilities; cross-entropy says how wrong
 they are. Both are written by hand and held against PyTorch's, and so are their two-class versions,
-sigmoid and binary cross-entropy. Then the most frequent mistake with them is measured.
+sigmoid and binary cross-entropy. Then a frequent mistake with them is measured.
 
 You will learn
     - softmax by hand, and why the largest logit is subtracted first
@@ -22,14 +22,15 @@ Since the video
 Try it
     - `--epochs 60`: does the network with one softmax too many catch up?
     - `--lr 0.5`: which of the two networks gains more?
-    - Change `LOGITS` and `GOOD` to three equal numbers. What are the probabilities, and what is
-      the loss?
+    - Change `LOGITS` to three equal numbers. What are the probabilities, and what is the loss?
+      (Compare it with `np.log(3)`.)
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=8653s (about 2:24:13)
 """
 
 import argparse
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -46,7 +47,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LESSON = "05_softmax_crossentropy"
 HERE = Path(globals().get("__file__", ".")).parent  # a notebook has no __file__
 LOGITS = [2.0, 1.0, 0.1]  # for the first table, and the bars of the figure
-GOOD, BAD = [2.0, 1.0, 0.1], [0.5, 2.0, 0.3]  # logits of two predictions; class 0 is the true one
+GOOD, BAD = LOGITS, [0.5, 2.0, 0.3]  # logits of two predictions; class 0 is the true one
 
 
 # %% 0) Softmax
@@ -72,33 +73,46 @@ def softmax(logits: Tensor) -> Tensor:
 
 
 # %% 1) Cross-entropy
+def log_softmax(logits: Tensor) -> Tensor:
+    """Return log p_i = z_i - log sum_j exp(z_j), shifted as softmax is.
+
+    It stays finite where p_i itself is so small that it becomes 0, and its logarithm -inf.
+    """
+    shifted = logits - logits.amax(dim=-1, keepdim=True)
+    return shifted - torch.exp(shifted).sum(dim=-1, keepdim=True).log()
+
+
 def cross_entropy_one_hot(logits: Tensor, one_hot: Tensor) -> Tensor:
     """Return the mean of -sum_c y_c log p_c for logits (N, C) and one-hot targets (N, C).
 
     One-hot: 1 at the true class, 0 elsewhere.
     """
-    return -(one_hot * torch.log(softmax(logits))).sum(dim=1).mean()
+    return -(one_hot * log_softmax(logits)).sum(dim=1).mean()
 
 
 def cross_entropy_index(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the same mean for class indices (N,): only the true class's probability counts."""
-    probabilities = softmax(logits)[torch.arange(len(targets)), targets]  # (N, C) -> (N,)
-    return -torch.log(probabilities).mean()
+    return -log_softmax(logits)[torch.arange(len(targets)), targets].mean()  # (N, C) -> (N,) -> ()
 
 
 # %% 2) Two classes: sigmoid and binary cross-entropy
+def two_logits(logits: Tensor) -> Tensor:
+    """Return logits (N,) of "yes" as (N, 2), with a 0 for "no": exp(z) / (exp(z) + exp(0))."""
+    return torch.stack([logits, torch.zeros_like(logits)], dim=-1)
+
+
 def sigmoid(logits: Tensor) -> Tensor:
-    """Return 1 / (1 + exp(-z)): the softmax of the two logits (z, 0), first entry."""
-    return softmax(torch.stack([logits, torch.zeros_like(logits)], dim=-1))[..., 0]
+    """Return 1 / (1 + exp(-z)), (N,): the softmax of two classes, of which one has logit 0."""
+    return softmax(two_logits(logits))[:, 0]
 
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of -y log p - (1 - y) log(1 - p); 1 - sigmoid(z) is sigmoid(-z)."""
-    losses = targets * torch.log(sigmoid(logits)) + (1 - targets) * torch.log(sigmoid(-logits))
-    return -losses.mean()
+    """Return the mean of -y log p - (1 - y) log(1 - p), with p = sigmoid(z)."""
+    log_p = log_softmax(two_logits(logits))  # (N, 2): log p and log(1 - p)
+    return -(targets * log_p[:, 0] + (1 - targets) * log_p[:, 1]).mean()
 
 
-# %% 3) Training loop, right and wrong
+# %% 3) Prepare data and model
 def load_data(limit: int | None) -> list[Tensor]:
     """Return X_train (N, 64), y_train (N,), X_test, y_test of the 8x8 digits; pixels in 0..1."""
     X, y = load_digits(return_X_y=True)  # (N, 64), 0..16
@@ -114,6 +128,7 @@ def make_model(n_outputs: int) -> nn.Sequential:
     return model.to(DEVICE)
 
 
+# %% 4) Training loop, right and wrong
 def train(
     model: nn.Module,
     criterion: nn.Module,
@@ -127,6 +142,7 @@ def train(
     optimizer = torch.optim.SGD(model.parameters(), lr=lr)
     accuracies = []
     for _ in range(epochs):
+        # As a DataLoader shuffles and deals, for data that is on the device already:
         for batch in torch.randperm(len(X_train)).split(batch_size):
             loss = criterion(model(X_train[batch]), y_train[batch])
             optimizer.zero_grad()
@@ -142,7 +158,7 @@ def train(
     return accuracies
 
 
-# %% 4) By hand and by the library
+# %% 5) By hand and by the library
 def print_softmax() -> dict[str, float]:
     """Print what softmax makes of some logits; return its error and what the naive form gives."""
     logits = torch.tensor(LOGITS, dtype=torch.float64)
@@ -163,36 +179,44 @@ def print_softmax() -> dict[str, float]:
     library = torch.softmax(logits, dim=0)
     numpy_error = np.abs(softmax_numpy(np.array(LOGITS)) - library.numpy()).max()
     error = max(float(numpy_error), (by_hand - library).abs().max().item())
-    print(f"The probabilities sum to {by_hand.sum():.6f}. A shift changes nothing, a scale does.")
+    print(f"The probabilities sum to {by_hand.sum():.6f}. A shift changes nothing, a scale does:")
+    print("logits * 2 is temperature 1/2, and the lower the temperature, the surer the choice.")
     print(f"By hand and by torch.softmax they differ by {error:.1e} at most.")
     return {"softmax_error": error, "naive_is_nan": float(np.isnan(naive).all())}
 
 
 def print_losses() -> dict[str, float]:
-    """Print the loss of a good and of a bad prediction; return both, and the errors by hand."""
-    targets = torch.tensor([0, 0])
-    one_hot = F.one_hot(targets, num_classes=3)
-    predictions = torch.tensor([GOOD, BAD], dtype=torch.float64)
-    good, bad = (cross_entropy_index(z.unsqueeze(0), targets[:1]).item() for z in predictions)
-    library = nn.CrossEntropyLoss()(predictions, targets)
-    by_index = abs(cross_entropy_index(predictions, targets) - library).item()
-    by_one_hot = abs(cross_entropy_one_hot(predictions, one_hot) - library).item()
-    print(f"\nThe true class is 0. Loss of a good prediction {GOOD}: {good:.4f},")
-    print(f"of a bad one {BAD}: {bad:.4f}. nn.CrossEntropyLoss gives their mean, {library:.4f}.")
+    """Print the losses of three predictions by hand and by the library; return what matters."""
+    target = torch.tensor([0])  # class 0 is the true one
+    one_hot = F.one_hot(target, num_classes=3)
+    losses, errors = {}, []
+    print("\ncross-entropy   logits                by index    one-hot   library   log of softmax")
+    for name, values in (("good", GOOD), ("bad", BAD), ("very bad", [0.0, 1000.0, 0.0])):
+        logits = torch.tensor([values], dtype=torch.float64)  # (1, 3)
+        losses[name] = cross_entropy_index(logits, target).item()
+        by_one_hot = cross_entropy_one_hot(logits, one_hot).item()
+        library = nn.CrossEntropyLoss()(logits, target).item()
+        naive = -torch.log(softmax(logits)[0, 0]).item()
+        print(f"{name:15} {values!s:18} {losses[name]:11.4f} {by_one_hot:10.4f}", end=" ")
+        print(f"{library:9.4f} {naive:16.4f}")
+        errors += [abs(losses[name] - library), abs(by_one_hot - library)]
+    print("The loss takes logits: where a probability becomes 0, its logarithm is lost.")
 
     z = torch.tensor([-3.0, 0.5, 2.0], dtype=torch.float64)
     y = torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64)
+    sigmoid_error = (sigmoid(z) - torch.sigmoid(z)).abs().max().item()
     bce_error = abs(binary_cross_entropy(z, y) - nn.BCEWithLogitsLoss()(z, y)).item()
-    print(f"Binary cross-entropy by hand and BCEWithLogitsLoss differ by {bce_error:.1e}.")
+    print(f"Softmax of (z, 0) and torch.sigmoid(z) differ by {sigmoid_error:.1e},", end=" ")
+    print(f"binary cross-entropy\nby hand and BCEWithLogitsLoss by {bce_error:.1e}.")
     return {
-        "cross_entropy_error": max(by_index, by_one_hot),
+        "cross_entropy_error": max(errors),
         "bce_error": bce_error,
-        "loss_good": good,
-        "loss_bad": bad,
+        "loss_good": losses["good"],
+        "loss_bad": losses["bad"],
     }
 
 
-# %% 5) Plot
+# %% 6) Plot
 def plot(accuracies: dict[str, list[float]]) -> plt.Figure:
     """Draw the loss by probability, softmax at three temperatures, and the two trainings."""
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
@@ -247,8 +271,8 @@ def make_output_dir(path: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, or the command line where it is None; a bad value ends with exit status 2."""
-    if argv is None and "ipykernel" in sys.modules:
-        argv = ["--show"]  # in a notebook the command line belongs to Jupyter
+    if argv is None and any(word.endswith(".json") for word in sys.argv):
+        argv = ["--show"]  # in a notebook: the command line is Jupyter's, and names its kernel.json
     parser = argparse.ArgumentParser(
         description="Softmax, cross-entropy and sigmoid by hand, and a mistake measured.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -275,32 +299,40 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     make_output_dir(args.output_dir)
     torch.manual_seed(args.seed)
 
-    X_train, y_train, X_test, y_test = digits = load_data(args.limit)
+    X_train, y_train, X_test, y_test = load_data(args.limit)
     n_train, n_test = len(X_train), len(X_test)
     sizes = f"8x8 digits, {n_train} training and {n_test} test images"
     print(f"05 Softmax and cross-entropy | device: {DEVICE} | data: {sizes}\n")
 
     metrics = print_softmax() | print_losses()
 
-    settings = args.lr, args.batch_size, args.epochs
+    lr, batch_size, epochs = args.lr, args.batch_size, args.epochs
+    digits = [X_train, y_train, X_test, y_test]
     torch.manual_seed(args.seed)
-    right = train(make_model(10), nn.CrossEntropyLoss(), digits, *settings)
+    right = train(make_model(10), nn.CrossEntropyLoss(), digits, lr, batch_size, epochs)
     torch.manual_seed(args.seed)  # the same start and the same batches
     wrong_model = make_model(10).append(nn.Softmax(dim=1))  # the mistake
-    wrong = train(wrong_model, nn.CrossEntropyLoss(), digits, *settings)
+    wrong = train(wrong_model, nn.CrossEntropyLoss(), digits, lr, batch_size, epochs)
     torch.manual_seed(args.seed)
     is_three = [X_train, (y_train == 3).float(), X_test, (y_test == 3).float()]
     binary_model = make_model(1).append(nn.Flatten(start_dim=0))  # (N, 1) -> (N,)
-    binary = train(binary_model, nn.BCEWithLogitsLoss(), is_three, *settings)
+    binary = train(binary_model, nn.BCEWithLogitsLoss(), is_three, lr, batch_size, epochs)
 
     print("\nepoch   logits into CrossEntropyLoss   softmax in between   is it a 3?")
-    for epoch in np.unique(np.linspace(1, args.epochs, 6).astype(int)):
+    for epoch in np.unique(np.linspace(1, epochs, 6).astype(int)):  # at most 6 rows
         row = right[epoch - 1], wrong[epoch - 1], binary[epoch - 1]
         print("{:5d} {:30.1%} {:20.1%} {:12.1%}".format(epoch, *row))
     share = (y_test != 3).float().mean().item()
     print(f"(To say 'no 3' every time would be right in {share:.1%} of the cases.)")
-    print("CrossEntropyLoss applies a softmax itself. A second one squeezes its input into 0..1:")
-    print("no class can ever get much more than the others, and the gradients become small.")
+    most = math.e / (math.e + 9)
+    print(
+        "CrossEntropyLoss applies a softmax itself. A second one squeezes its input into 0..1: the"
+    )
+    print(
+        f"best of ten classes gets at most e / (e + 9) = {most:.0%}, and even a perfect answer",
+        end="",
+    )
+    print(f" costs\na loss of {-math.log(most):.2f}.")
 
     figure_path = args.output_dir / f"{LESSON}.png"
     curves = {"logits into the loss": right, "softmax in between": wrong}

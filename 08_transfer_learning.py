@@ -362,8 +362,8 @@ def make_output_dir(path: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, or the command line where it is None; a bad value ends with exit status 2."""
-    if argv is None and "ipykernel" in sys.modules:
-        argv = ["--show"]  # in a notebook the command line belongs to Jupyter
+    if argv is None and any(word.endswith(".json") for word in sys.argv):
+        argv = ["--show"]  # in a notebook: the command line is Jupyter's, and names its kernel.json
     parser = argparse.ArgumentParser(
         description="Transfer learning with ResNet-18, both ways, beside training from scratch.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -328,8 +328,8 @@ def make_output_dir(path: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, or the command line where it is None; a bad value ends with exit status 2."""
-    if argv is None and "ipykernel" in sys.modules:
-        argv = ["--show"]  # in a notebook the command line belongs to Jupyter
+    if argv is None and any(word.endswith(".json") for word in sys.argv):
+        argv = ["--show"]  # in a notebook: the command line is Jupyter's, and names its kernel.json
     parser = argparse.ArgumentParser(
         description="Save and load a model: whole, as a state dict, and as a checkpoint.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

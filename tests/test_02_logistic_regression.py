@@ -78,6 +78,7 @@ def test_report_names_the_classes_and_counts(lesson02, capsys):
     targets = np.array([0, 0, 0, 1, 1])
     predicted = np.array([0, 0, 1, 1, 1])
     lesson02.print_report(targets, predicted)
-    malignant, benign = capsys.readouterr().out.splitlines()[-2:]
+    malignant, benign, missed = capsys.readouterr().out.splitlines()[-3:]
     assert malignant.split() == ["malignant", "2", "1", "100.0%", "66.7%"]
     assert benign.split() == ["benign", "0", "2", "66.7%", "100.0%"]
+    assert missed.startswith("1 of 3 malignant")

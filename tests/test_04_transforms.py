@@ -56,7 +56,7 @@ def test_steps_print_shapes_and_ranges(lesson04, capsys):
         "photo", "ToImage", "Resize", "CenterCrop", "ToDtype", "Normalize",
     ]  # fmt: skip
     assert "".join(rows[0][1:4]) == "(427,640,3)" and "".join(rows[1][1:4]) == "(3,427,640)"
-    assert rows[3][4] == "uint8" and rows[4][4] == "float32"
+    assert rows[3][4] == "torch.uint8" and rows[4][4] == "torch.float32"
     assert float(rows[4][6]) <= 1
     assert result.shape == (3, 224, 224)
 
@@ -77,16 +77,19 @@ def test_training_varies_and_evaluation_does_not(lesson04, image):
     assert not torch.equal(train(image), train(image))
 
 
-def test_box_error_is_measured(lesson04, image, monkeypatch):
+def test_box_error_is_measured(lesson04, image, monkeypatch, capsys):
     """The check of the lesson must notice a box that stays behind."""
     box = tv_tensors.BoundingBoxes([lesson04.FLOWER], format="XYXY", canvas_size=(427, 640))
-    assert lesson04.flip_and_crop_error(image, box) == 0
+    assert lesson04.move_box(image, box) == 0
+    rows = [line.split()[-4:] for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert rows[0] == ["172", "82", "450", "364"]
+    assert rows[1:] == [["190", "82", "468", "364"], ["170", "62", "448", "344"]]
 
     def flip_image_alone(p):
         return lambda image, box: (image.flip(-1), box)
 
     monkeypatch.setattr(lesson04.v2, "RandomHorizontalFlip", flip_image_alone)
-    assert lesson04.flip_and_crop_error(image, box) == 640 - 172 - 450
+    assert lesson04.move_box(image, box) == 640 - 172 - 450
 
 
 def test_gallery_moves_the_box_to_the_flower(lesson04):

@@ -36,6 +36,20 @@ def test_only_the_naive_softmax_overflows(lesson05):
         assert np.isnan(lesson05.softmax_naive(large)).all()
 
 
+def test_losses_of_extreme_logits_are_the_library_s(lesson05):
+    """Far out a probability becomes 0 in float32 and its logarithm -inf; the loss must not."""
+    logits = torch.tensor([[0.0, 200.0, 0.0], [1000.0, 0.0, -1000.0]])
+    torch.testing.assert_close(lesson05.log_softmax(logits), torch.log_softmax(logits, dim=1))
+    for targets in (torch.tensor([0, 0]), torch.tensor([1, 2])):
+        one_hot = nn.functional.one_hot(targets, num_classes=3)
+        expected = nn.CrossEntropyLoss()(logits, targets)
+        torch.testing.assert_close(lesson05.cross_entropy_index(logits, targets), expected)
+        torch.testing.assert_close(lesson05.cross_entropy_one_hot(logits, one_hot), expected)
+    z, y = torch.tensor([200.0, 200.0, -200.0, -200.0]), torch.tensor([0.0, 1.0, 0.0, 1.0])
+    expected = nn.BCEWithLogitsLoss()(z, y)
+    torch.testing.assert_close(lesson05.binary_cross_entropy(z, y), expected)
+
+
 def test_cross_entropies_are_the_library_s(lesson05, logits):
     targets = torch.arange(50) % 7
     one_hot = nn.functional.one_hot(targets, num_classes=7)
