@@ -54,7 +54,7 @@ BY_FORMULA: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": lambda z: (torch.exp(z) - torch.exp(-z)) / (torch.exp(z) + torch.exp(-z)),
     "ReLU": lambda z: torch.where(z > 0, z, 0.0),
     "leaky ReLU": lambda z: torch.where(z > 0, z, 0.01 * z),
-    "softmax": lambda z: torch.exp(z) / (torch.exp(z) + 2),  # of the logits (z, 0, 0), the first
+    "softmax": lambda z: torch.exp(z) / (torch.exp(z) + 2),  # of (z, 0, 0), the first; exp(0) is 1
     "GELU": lambda z: z * (1 + torch.erf(z / math.sqrt(2))) / 2,
     "SiLU": lambda z: z / (1 + torch.exp(-z)),
 }
@@ -107,8 +107,17 @@ class FunctionNet(nn.Module):
         return self.linear2(X).squeeze(1)
 
 
-# %% 2) Training loop: without an activation, and with six
-MODULES = {
+# %% 2) Prepare data
+def load_data(limit: int | None) -> list[Tensor]:
+    """Return X_train (N, 2), y_train (N,), X_test, y_test: two interleaved half circles."""
+    X, y = make_moons(n_samples=1000, noise=0.15, random_state=0)
+    X = torch.tensor(X, dtype=torch.float32, device=DEVICE)
+    y = torch.tensor(y, dtype=torch.float32, device=DEVICE)
+    return [X[:500][:limit], y[:500][:limit], X[500:][:limit], y[500:][:limit]]
+
+
+# %% 3) Training loop: without an activation, and with six
+MODULES = {  # they hold no weights, so one object can serve many networks
     "identity": nn.Identity(),  # no activation: returns what it is given
     "sigmoid": nn.Sigmoid(),
     "tanh": nn.Tanh(),
@@ -117,14 +126,6 @@ MODULES = {
     "GELU": nn.GELU(),
     "SiLU": nn.SiLU(),
 }
-
-
-def load_data(limit: int | None) -> list[Tensor]:
-    """Return X_train (N, 2), y_train (N,), X_test, y_test: two interleaved half circles."""
-    X, y = make_moons(n_samples=1000, noise=0.15, random_state=0)
-    X = torch.tensor(X, dtype=torch.float32, device=DEVICE)
-    y = torch.tensor(y, dtype=torch.float32, device=DEVICE)
-    return [X[:500][:limit], y[:500][:limit], X[500:][:limit], y[500:][:limit]]
 
 
 def train(model: nn.Module, X: Tensor, y: Tensor, lr: float, epochs: int) -> None:
@@ -144,14 +145,14 @@ def evaluate(model: nn.Module, X: Tensor, y: Tensor) -> float:
     return ((model(X) > 0) == y.bool()).float().mean().item()
 
 
-# %% 3) Vanishing gradients
+# %% 4) Vanishing gradients
 def gradient_by_layer(
     activation: nn.Module, X: Tensor, y: Tensor, depth: int = 10, width: int = 64
 ) -> list[float]:
     """Return the mean size of the weights' gradients in each of `depth` layers, before training.
 
     The weights are drawn as He et al. (2015) derived for ReLU: with them a gradient neither grows
-    nor shrinks from layer to layer, as long as the activation lets it through as ReLU does.
+    nor shrinks from hidden layer to hidden layer, if the activation lets it through as ReLU does.
     """
     sizes = [2] + (depth - 1) * [width] + [1]
     linears = [nn.Linear(n_in, n_out) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)]
@@ -165,7 +166,7 @@ def gradient_by_layer(
     return [linear.weight.grad.abs().mean().item() for linear in linears]
 
 
-# %% 4) Plot
+# %% 5) Plot
 def plot(
     models: dict[str, nn.Module], X: Tensor, y: Tensor, gradients: dict[str, list[float]]
 ) -> plt.Figure:
@@ -275,7 +276,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         print(f"{errors[-1]:23.1e}")
         slopes = derivative(function, z)
         print("  derivative " + "".join(f"{slope:8.4f}" for slope in slopes))
-    print("(softmax: of the three logits z, 0, 0, the first probability)")
+    print("(softmax: of the three logits z, 0, 0, the first probability; the error is the largest")
+    print("from -6 to 6)")
 
     module_net, function_net = ModuleNet(nn.ReLU()).to(DEVICE), FunctionNet().to(DEVICE)
     function_net.load_state_dict(module_net.state_dict())  # an nn.ReLU has nothing to save
@@ -293,14 +295,19 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     print("Without an activation, two linear layers are one: the boundary stays a straight line.")
 
     gradients = {}
-    print("\nTen layers before training: mean size of the gradient in the first and the last layer")
+    print("\nHow large a gradient arrives, before training, on its way back from the output")
+    print("                in the last hidden layer   in the first   it shrinks by a factor of")
     for name in ("sigmoid", "tanh", "ReLU"):
         torch.manual_seed(args.seed)
         gradients[name] = gradient_by_layer(MODULES[name], X_train, y_train)
-        print(f"    {name:12} {gradients[name][0]:8.1e} {gradients[name][-1]:12.1e}")
+        first, *_, last, _ = gradients[name]
+        print(f"    {name:12} {last:23.1e} {first:14.1e} {last / first:27,.1f}")
     ratio = gradients["ReLU"][0] / gradients["sigmoid"][0]
-    print("The sigmoid's slope is at most 0.25: every layer shrinks the gradient on its way back.")
-    print(f"ReLU's reaches the first of the ten layers {ratio:,.0f} times larger than sigmoid's.")
+    print(
+        "The sigmoid's slope is at most 0.25, so each layer takes its share. That of tanh reaches"
+    )
+    print("1, and that of ReLU is 1 for every positive z: with them, more of it arrives. With ReLU")
+    print(f"the first layer's is {ratio:,.0f} times as large as with the sigmoid.")
 
     figure_path = args.output_dir / f"{LESSON}.png"
     save_figure(plot(models, X_test, y_test, gradients), figure_path, args.show)

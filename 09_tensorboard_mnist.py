@@ -21,8 +21,8 @@ Since the video
     - `jit.trace`, with which `add_graph` draws the graph, is deprecated: its warnings are silenced.
 
 Try it
-    - Run it with `--lr 0.0003`, then with `--lr 0.03`, and compare under Time series and HParams.
-    - `--epochs 20`: training and test loss part. From which step on?
+    - Run it with `--lr 0.0003`, then with `--lr 0.03`, and compare under Scalars and HParams.
+    - `--epochs 20`: training and test loss drift apart. From which step on?
     - Which digit has the lowest average precision? Look for it among the mistakes under Images.
 
 Video
@@ -72,42 +72,6 @@ class Data(NamedTuple):
     y_train: Tensor
     X_test: Tensor
     y_test: Tensor
-
-
-def ask_host(url: str, seconds: float = 10) -> None:
-    """Raise OSError unless the host answers in time: looking up its name alone can take minutes."""
-    answers = queue.Queue()
-    request = urllib.request.Request(url, method="HEAD")
-
-    def ask() -> None:
-        try:
-            answers.put(urllib.request.urlopen(request, timeout=seconds).close())
-        except OSError as error:
-            answers.put(error)
-
-    threading.Thread(target=ask, daemon=True).start()  # a daemon does not keep Python from ending
-    try:
-        error = answers.get(timeout=seconds)
-    except queue.Empty:
-        error = TimeoutError(f"no answer within {seconds:g} seconds")
-    if error:
-        raise error
-
-
-def fetch_mnist(data_dir: Path) -> None:
-    """Download MNIST beside its place and move it there whole. Raises OSError or RuntimeError."""
-    ask_host(MNIST.mirrors[0] + MNIST.resources[0][0])
-    raw = data_dir / "MNIST" / "raw"
-    raw.mkdir(parents=True, exist_ok=True)
-    timeout_before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(10)  # a download that stalls ends
-    try:
-        with tempfile.TemporaryDirectory(dir=data_dir) as folder:
-            MNIST(folder, download=True)
-            for file in Path(folder, "MNIST", "raw").iterdir():
-                file.replace(raw / file.name)
-    finally:
-        socket.setdefaulttimeout(timeout_before)
 
 
 def load_mnist(data_dir: Path) -> Data:
@@ -190,12 +154,14 @@ def train(
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     n_steps = math.ceil(len(data.X_train) / batch_size)  # the last batch may be short
-    scheduler = OneCycleLR(optimizer, max_lr=lr, total_steps=epochs * n_steps)
+    scheduler = OneCycleLR(optimizer, max_lr=lr, total_steps=epochs * n_steps, cycle_momentum=False)
     log_every = max(1, n_steps // 10)
     points, step, start = [], 0, time.perf_counter()
+    # Sums stay on the device: to fetch them at every step would make a GPU wait.
+    sums, n_seen = torch.zeros(2, device=DEVICE), 0  # of the losses, and of the right answers
     for epoch in range(1, epochs + 1):
-        loss_sum, n_right, n_seen = 0.0, 0, 0
         for batch in torch.randperm(len(data.X_train)).to(DEVICE).split(batch_size):
+            model.train()  # evaluate() leaves it in eval mode
             images, targets = data.X_train[batch], data.y_train[batch]
             logits = model(images)
             loss = criterion(logits, targets)
@@ -205,18 +171,18 @@ def train(
             lr_now = scheduler.get_last_lr()[0]
             scheduler.step()  # after every batch, not every epoch
             step += 1
-            loss_sum += loss.item() * len(batch)
-            n_right += (logits.argmax(dim=1) == targets).sum().item()
+            sums[0] += loss.detach() * len(batch)
+            sums[1] += (logits.argmax(dim=1) == targets).sum()
             n_seen += len(batch)
             if step % log_every == 0 or step % n_steps == 0:
                 test_loss, test_accuracy = evaluate(model, data.X_test, data.y_test)
-                losses = {"training": loss_sum / n_seen, "test": test_loss}
-                accuracies = {"training": n_right / n_seen, "test": test_accuracy}
+                losses = {"training": sums[0].item() / n_seen, "test": test_loss}
+                accuracies = {"training": sums[1].item() / n_seen, "test": test_accuracy}
                 writer.add_scalars("loss", losses, step)  # one chart, two lines
                 writer.add_scalars("accuracy", accuracies, step)
                 writer.add_scalar("learning_rate", lr_now, step)
                 points.append({"step": step, "loss": losses, "accuracy": accuracies})
-                loss_sum, n_right, n_seen = 0.0, 0, 0
+                sums, n_seen = torch.zeros_like(sums), 0
         for name, parameter in model.named_parameters():
             writer.add_histogram(name, parameter, epoch)
         print(f"epoch {epoch:2d} of {epochs}: test loss {test_loss:.4f},", end=" ")
@@ -228,6 +194,7 @@ def train(
 @torch.inference_mode()
 def evaluate(model: nn.Module, X: Tensor, y: Tensor) -> tuple[float, float]:
     """Return the loss and the accuracy."""
+    model.eval()
     logits = model(X)
     loss = F.cross_entropy(logits, y)
     return loss.item(), (logits.argmax(dim=1) == y).float().mean().item()
@@ -263,7 +230,12 @@ def log_end(writer: SummaryWriter, model: Net, data: Data, step: int) -> Tensor:
 
 
 def average_precisions(probabilities: Tensor, targets: Tensor) -> dict[str, float]:
-    """Return the area under the precision-recall curve of each digit that there is."""
+    """Return the average precision of each digit that there is.
+
+    Precision: of the images called a 3, the share that are. Recall: of all 3s, the share that was
+    found. A lower threshold finds more of them, and calls more others a 3: that is the curve, and
+    average precision sums up its precision from recall 0 to 1 (`average_precision_score`).
+    """
     scores = {}
     for digit, name in enumerate(CLASSES):
         is_digit = targets == digit
@@ -287,8 +259,9 @@ def plot(points: list[dict], probabilities: Tensor, targets: Tensor, name: str) 
         if (targets == digit).any():
             precision, recall, _ = precision_recall_curve(targets == digit, probabilities[:, digit])
             style = "-" if digit < 5 else "--"
-            right.plot(recall, precision, style, color=f"C{digit % 5}", label=digit_name)
-    right.set(title="Precision and recall of each digit", xlabel="recall", ylabel="precision")
+            color = f"C{digit % 5}"
+            right.plot(recall, precision, style, color=color, ds="steps-post", label=digit_name)
+    right.set(title="Precision and recall, from 0.8 on", xlabel="recall", ylabel="precision")
     right.set(xlim=(0.8, 1.005), ylim=(0.8, 1.005))
     right.legend(title="digit", ncols=2, loc="lower left")
     return figure
@@ -306,6 +279,43 @@ def save_figure(figure: plt.Figure, path: Path, show: bool) -> None:
     if show and plt.get_backend().lower() != "agg":  # Agg: there is no screen to show it on
         plt.show()
     plt.close(figure)
+
+
+# %% Download
+def ask_host(url: str, seconds: float = 10) -> None:
+    """Raise OSError unless the host answers in time: looking up its name alone can take minutes."""
+    answers = queue.Queue()
+    request = urllib.request.Request(url, method="HEAD")
+
+    def ask() -> None:
+        try:
+            answers.put(urllib.request.urlopen(request, timeout=seconds).close())
+        except OSError as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()  # a daemon does not keep Python from ending
+    try:
+        error = answers.get(timeout=seconds)
+    except queue.Empty:
+        error = TimeoutError(f"no answer within {seconds:g} seconds")
+    if error:
+        raise error
+
+
+def fetch_mnist(data_dir: Path) -> None:
+    """Download MNIST beside its place and move it there whole. Raises OSError or RuntimeError."""
+    ask_host(MNIST.mirrors[0] + MNIST.resources[0][0])
+    raw = data_dir / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    timeout_before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(10)  # a download that stalls ends
+    try:
+        with tempfile.TemporaryDirectory(dir=data_dir) as folder:
+            MNIST(folder, download=True)
+            for file in Path(folder, "MNIST", "raw").iterdir():
+                file.replace(raw / file.name)
+    finally:
+        socket.setdefaulttimeout(timeout_before)
 
 
 # %% Run the lesson
@@ -350,12 +360,16 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     """Run the lesson and return its metrics."""
     args = parse_args(argv)
     make_output_dir(args.output_dir)
-    log_dir = args.log_dir / LESSON / datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")
-    make_output_dir(log_dir, "--log-dir")
+    make_output_dir(args.log_dir, "--log-dir")
     torch.manual_seed(args.seed)
 
     data, notice = load_data(args.dataset, args.data_dir)
-    data = Data(data.name, *(part[: args.limit].to(DEVICE) for part in data[1:]))
+    data = data._replace(
+        X_train=data.X_train[: args.limit].to(DEVICE),
+        y_train=data.y_train[: args.limit].to(DEVICE),
+        X_test=data.X_test[: args.limit].to(DEVICE),
+        y_test=data.y_test[: args.limit].to(DEVICE),
+    )
     n_train, n_test = len(data.X_train), len(data.X_test)
     sizes = f"{data.name}, {n_train} training and {n_test} test images"
     print(f"09 TensorBoard | device: {DEVICE} | data: {sizes}\n")
@@ -363,6 +377,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
         print(f"*** {notice} ***\n")
 
     model = Net().to(DEVICE)
+    log_dir = args.log_dir / LESSON / datetime.now().strftime("%Y-%m-%d_%H-%M-%S.%f")
     start = time.perf_counter()
     try:
         with SummaryWriter(log_dir) as writer:  # closed, and so complete, whatever happens
@@ -384,6 +399,10 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     precisions = average_precisions(probabilities, targets)
     for name, score in precisions.items():
         print(f"{name:5} {score:19.4f}")
+    print(
+        "Of the images called a 3, precision is the share that are; of all 3s, recall is the share"
+    )
+    print("found. Average precision sums up the curve of the two; 1 is perfect.")
 
     figure_path = args.output_dir / f"{LESSON}.png"
     save_figure(plot(points, probabilities, targets, data.name), figure_path, args.show)
@@ -392,10 +411,13 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     print(f"Figure: {figure_path}")
     print(f"Log:    {log_dir}\n")
     print(f"Look at it with   tensorboard --logdir {args.log_dir}   and open http://localhost:6006")
-    print("    Scalars       do training and test loss part? Does the learning rate rise and fall?")
+    print(
+        "    Scalars       do training and test drift apart? (The list on the left has each of the"
+    )
+    print("                  two as a run.) Does the learning rate rise and fall?")
     print("    Images        the digits, and at the end the mistakes: would you have known?")
-    print("    Graphs        the layers, from the images up to the logits; double-click opens one")
-    print("    Histograms    the weights spread out from epoch to epoch")
+    print("    Graphs        input, Net, output; a double-click on Net shows its layers")
+    print("    Histograms    the weights spread out a little from epoch to epoch")
     print("    PR curves     the further a digit's curve stays in the upper right, the better")
     print("    Projector     the features of 500 test images, coloured by digit: they form islands")
     print("    HParams       this run's settings and result, beside those of other runs")

@@ -23,7 +23,8 @@ Since the video
 Try it
     - `--resume outputs/10_save_load_checkpoint.pt --epochs 40`: where does the curve go on?
     - Leave out `torch.set_rng_state` in `restore`: does the resumed run still end at the same loss?
-    - Rename a layer of `Net`, then `--resume` again: which keys are missing, which unexpected?
+    - Rename a layer of `Net`, in `__init__` and in `forward`, then `--resume` again: which keys are
+      missing, which unexpected?
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=15425s (about 4:17:05)
@@ -80,7 +81,7 @@ class Net(nn.Module):
 
 # %% 2) Loss and optimizer, 3) Training loop
 class Training:
-    """Everything that training changes, and so everything that a checkpoint must hold."""
+    """What training changes: with the random state, all that a checkpoint must hold."""
 
     def __init__(self, lr: float) -> None:
         self.epoch = 0
@@ -144,7 +145,7 @@ def save_checkpoint(training: Training, path: Path) -> None:
     write(checkpoint, path)
 
 
-def restore(path: Path, lr: float) -> Training:
+def restore(path: Path) -> Training:
     """Return the training that a checkpoint holds.
 
     Raises what `torch.load` and `load_state_dict` raise, and ValueError for another kind of file.
@@ -152,14 +153,14 @@ def restore(path: Path, lr: float) -> Training:
     checkpoint = torch.load(path, map_location="cpu")  # load_state_dict copies to the device
     if not isinstance(checkpoint, dict) or "rng_cpu" not in checkpoint:
         raise ValueError("it can be read, but is no checkpoint of this lesson")
-    training = Training(lr)
+    training = Training(lr=0.1)  # whatever it is: the optimizer's state brings its own
     training.epoch = checkpoint["epoch"]
     training.losses = checkpoint["losses"]
     training.model.load_state_dict(checkpoint["model"])
     training.optimizer.load_state_dict(checkpoint["optimizer"])
     training.scheduler.load_state_dict(checkpoint["scheduler"])
     torch.set_rng_state(checkpoint["rng_cpu"])  # last: making the objects drew random numbers
-    torch.cuda.set_rng_state_all(checkpoint["rng_cuda"])
+    torch.cuda.set_rng_state_all(checkpoint["rng_cuda"][: torch.cuda.device_count()])
     return training
 
 
@@ -167,11 +168,12 @@ def difference(one: Training, other: Training) -> float:
     """Return the largest difference between the weights and losses of two trainings."""
     pairs = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
     of_weights = max((a.double() - b.double()).abs().max().item() for a, b in pairs)
-    return max(of_weights, float(np.abs(np.subtract(one.losses, other.losses)).max()))
+    of_losses = max(abs(a - b) for a, b in zip(one.losses, other.losses, strict=True))
+    return max(of_weights, of_losses)
 
 
 # %% 5) The three calls, and two ways to save a model
-def show_three_calls(folder: Path) -> None:
+def show_save_and_load(folder: Path) -> None:
     """Save and load a tensor and a dict."""
     for name, value in (
         ("tensor", torch.arange(3.0)),
@@ -190,12 +192,13 @@ def show_two_ways(model: nn.Module, X: Tensor, whole: Path, state_dict: Path) ->
     try:
         torch.load(whole)
     except pickle.UnpicklingError as error:
-        print("    whole model: torch.load refuses it, since a pickle can run any code. It says:")
-        print(f"        {textwrap.shorten(str(error), 84)}")
+        first = str(error).partition(".")[0]
+        print(f'    whole model: torch.load refuses it ("{first}"), since a pickle can')
+        print("        run any code.", end=" ")
     needed = torch.serialization.get_unsafe_globals_in_checkpoint(whole)
-    print("        To load it, these classes have to be trusted:", end=" ")
+    print("To load it, you have to trust", end=" ")
     print(", ".join(sorted(name.rpartition(".")[2] for name in needed)))
-    with torch.serialization.safe_globals([Net, nn.Linear, nn.BatchNorm1d, nn.Dropout, set]):
+    with torch.serialization.safe_globals([Net, nn.Linear, nn.BatchNorm1d, nn.Dropout]):
         whole_loaded = torch.load(whole)
     # torch.load(whole, weights_only=False) would trust everything: for your own files only.
 
@@ -271,12 +274,14 @@ def show_faults(checkpoint: Path, folder: Path) -> None:
     write({"epoch": 3}, folder / "another dict")
     for name in ("no file", "half a file", "a text file", "another dict"):
         try:
-            restore(folder / name, lr=0.1)
+            restore(folder / name)
         except (OSError, RuntimeError, pickle.UnpicklingError, ValueError) as error:
             reason = str(error).replace(str(folder / name), name)
             print(f"    {name}: {type(error).__name__}: {textwrap.shorten(reason, 66)}")
+    print("        (Half a file and a text file lack the same, whatever the message says: both are")
+    print("        no archives as torch.save writes them.)")
     state_dict = Net(n_hidden=32).state_dict()
-    state_dict["input.weight"] = state_dict.pop("hidden.weight")
+    state_dict["another.weight"] = state_dict.pop(next(iter(state_dict)))  # the first layer's
     try:
         Net().load_state_dict(state_dict)
     except RuntimeError as error:
@@ -288,14 +293,19 @@ def show_faults(checkpoint: Path, folder: Path) -> None:
 
 
 # %% 8) Plot
-def plot(uninterrupted: Training, resumed: Training, at_epoch: int) -> plt.Figure:
-    """Draw the loss curves of both runs, and where the second was resumed."""
+def plot(
+    uninterrupted: Training, resumed: Training, at_epoch: int, came_with: int, error: float
+) -> plt.Figure:
+    """Draw the loss curves of both runs, and where they went on from a checkpoint."""
     figure, ax = plt.subplots(figsize=(8, 4.5), layout="constrained")
     epochs = range(1, len(resumed.losses) + 1)
     ax.plot(epochs, uninterrupted.losses, "C0-", lw=6, alpha=0.5, label="uninterrupted")
     ax.plot(epochs, resumed.losses, "C1--o", ms=4, label="saved and resumed")
     ax.axvline(at_epoch + 0.5, color="0.3", ls=":", label="saved, loaded into new objects")
-    ax.set(title="Resuming changes nothing (8x8 digits)", xlabel="epoch", ylabel="training loss")
+    if came_with:
+        ax.axvline(came_with + 0.5, color="C2", ls="-.", label="went on from --resume")
+    title = f"Both runs end with a difference of {error:g} (8x8 digits)"
+    ax.set(title=title, xlabel="epoch", ylabel="training loss")
     ax.set_ylim(bottom=0)
     ax.locator_params(axis="x", integer=True)
     ax.legend()
@@ -339,7 +349,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--lr", type=float, default=0.01, metavar="X", help="learning rate")
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers")
     add("--limit", type=int, metavar="N", help="use only the first N samples of each part")
-    add("--resume", type=Path, metavar="FILE", help="checkpoint to go on from")
+    add("--resume", type=Path, metavar="FILE", help="checkpoint to go on from, and its --lr")
     add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the results")
     add("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
@@ -359,10 +369,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     training = Training(args.lr)
     if args.resume:
         try:
-            training = restore(args.resume, args.lr)
+            training = restore(args.resume)
         except Exception as error:  # a damaged file can make the reader raise almost anything
             reason = f"{type(error).__name__}: {textwrap.shorten(str(error), 500)}"
-            sys.exit(f"Cannot resume from {args.resume}: missing, damaged or foreign ({reason}).")
+            problem = "it is missing, damaged, or of another network"
+            sys.exit(f"Cannot resume from {args.resume}: {problem} ({reason}).")
         if training.epoch >= args.epochs:
             sys.exit(f"{args.resume} has {training.epoch} epochs already: --epochs must be larger.")
 
@@ -374,14 +385,19 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     whole, state_dict, checkpoint = (
         args.output_dir / f"{LESSON}_{name}.pt" for name in ("whole", "state_dict", "checkpoint")
     )
-    middle = (training.epoch + args.epochs) // 2
-    training.run(X_train, y_train, until=middle)
-    save_checkpoint(training, checkpoint)
-    training.run(X_train, y_train, until=args.epochs)
-    resumed = restore(checkpoint, args.lr)
-    resumed.run(X_train, y_train, until=args.epochs)
+    came_with = training.epoch
+    if args.resume:
+        print(f"Going on from epoch {came_with} of {args.resume}")
+    middle = (came_with + args.epochs) // 2
+    with tempfile.TemporaryDirectory(dir=args.output_dir) as name:
+        training.run(X_train, y_train, until=middle)
+        save_checkpoint(training, Path(name, "middle.pt"))
+        training.run(X_train, y_train, until=args.epochs)
+        save_checkpoint(training, checkpoint)
+        resumed = restore(Path(name, "middle.pt"))
+        resumed.run(X_train, y_train, until=args.epochs)
     resume_error = difference(training, resumed)
-    print(f"\nTrained to epoch {args.epochs}, and again from the checkpoint of epoch {middle}:")
+    print(f"\nTrained to epoch {args.epochs}, and again from a checkpoint of epoch {middle}:")
     for label, run in (("uninterrupted", training), ("resumed", resumed)):
         print(f"    {label:13} loss {run.losses[-1]:.8f}")
     print(f"    weights and losses differ by {resume_error:g}")
@@ -389,7 +405,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir=args.output_dir) as name:
         folder = Path(name)
         print("\nThe three calls, and two ways to save a model")
-        show_three_calls(folder)
+        show_save_and_load(folder)
         metrics = show_two_ways(training.model, X_test, whole, state_dict)
         print("\nDevices")
         n_devices = show_devices(training.model, X_test, folder)
@@ -399,7 +415,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     accuracy = (predict(training.model, X_test).argmax(dim=1) == y_test).float().mean().item()
     figure_path = args.output_dir / f"{LESSON}.png"
-    save_figure(plot(training, resumed, middle), figure_path, args.show)
+    figure = plot(training, resumed, middle, came_with, resume_error)
+    save_figure(figure, figure_path, args.show)
     print(f"\nTest accuracy: {accuracy:.1%} (8x8 digits)")
     print(f"Figure: {figure_path}")
     metrics |= {

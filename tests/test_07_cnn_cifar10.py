@@ -165,7 +165,7 @@ def test_predicting_changes_nothing_and_trains_on_no_test_image(lesson07, monkey
     data = lesson07.Data(*data[:3], *parts)
     model = lesson07.ConvNet().to(lesson07.DEVICE)
     history, seconds = lesson07.train(model, data, lr=0.1, batch_size=200, epochs=1)
-    assert augmented == [200, 200, 110] and len(history) == 1 and seconds > 0
+    assert augmented == [200, 200, 110] and len(history["test"]) == 1 and seconds > 0
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.train()
     logits = lesson07.predict(model, data.X_train, mirror=False)  # batches of 500 and of 10
@@ -178,7 +178,7 @@ def test_predicting_changes_nothing_and_trains_on_no_test_image(lesson07, monkey
     both = lesson07.predict(model, data.X_train, mirror=True)
     torch.testing.assert_close(both, (at_once + mirrored) / 2)
     right = lesson07.predict(model, data.X_test, mirror=False).argmax(dim=1) == data.y_test
-    assert history[0][1] == pytest.approx(right.float().mean().item())
+    assert history["test"][0] == pytest.approx(right.float().mean().item())
 
 
 def test_accuracy_by_class_counts_every_image(lesson07):
@@ -215,7 +215,7 @@ def test_any_number_of_steps_is_a_schedule(lesson07, steps):
     data = lesson07.Data(*data[:3], *parts)
     model = lesson07.ConvNet().to(lesson07.DEVICE)
     history, _ = lesson07.train(model, data, lr=0.1, batch_size=1, epochs=1)
-    assert len(history) == 1
+    assert len(history["training"]) == len(history["test"]) == 1
 
 
 def test_model_is_written_whole_or_not_at_all(lesson07, tmp_path, monkeypatch):

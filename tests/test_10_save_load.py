@@ -15,7 +15,7 @@ KEEP_WRITING = """
 import os, runpy, sys
 from pathlib import Path
 lesson = runpy.run_path(sys.argv[1])
-training = lesson["restore"](Path(sys.argv[2]), 0.01)
+training = lesson["restore"](Path(sys.argv[2]))
 for _ in sys.stdin:
     child = os.fork()
     while child == 0:
@@ -28,7 +28,7 @@ FULL_DISK = """
 import resource, runpy, sys
 from pathlib import Path
 lesson = runpy.run_path(sys.argv[1])
-training = lesson["restore"](Path(sys.argv[2]), 0.01)
+training = lesson["restore"](Path(sys.argv[2]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
 lesson["save_checkpoint"](training, Path(sys.argv[2]))
 """
@@ -60,7 +60,7 @@ def trained(lesson10, data, tmp_path):
 def assert_resumes(lesson10, data, trained):
     """Resuming from the file must reach the uninterrupted run's weights and losses exactly."""
     training, path = trained
-    resumed = lesson10.restore(path, lr=0.01)
+    resumed = lesson10.restore(path)
     assert (resumed.epoch, len(resumed.losses)) == (2, 2)
     resumed.run(*data, until=4)
     assert resumed.losses == training.losses
@@ -112,22 +112,25 @@ def test_nothing_in_the_checkpoint_is_superfluous(lesson10, data, trained, lost)
     lesson10.save_checkpoint(fresh, path)
     checkpoint[lost] = torch.load(path)[lost]
     torch.save(checkpoint, path)
-    resumed = lesson10.restore(path, lr=0.01)
+    resumed = lesson10.restore(path)
     resumed.run(*data, until=6)
     training.run(*data, until=6)
     assert lesson10.difference(resumed, training) > 0
 
 
-def test_resume_flag_goes_on_from_the_file(lesson10, tmp_path):
+def test_resume_flag_goes_on_from_the_file(lesson10, tmp_path, capsys):
     common = ["--limit", "256", "--output-dir", str(tmp_path)]
     once = lesson10.main([*common, "--epochs", "6"])
-    lesson10.main([*common, "--epochs", "4"])  # its checkpoint holds 2 epochs
+    capsys.readouterr()
+    lesson10.main([*common, "--epochs", "4"])
     file = tmp_path / "10_save_load_checkpoint.pt"
-    again = lesson10.main([*common, "--epochs", "6", "--resume", str(file)])
+    assert torch.load(file)["epoch"] == 4
+    again = lesson10.main([*common, "--epochs", "6", "--resume", str(file), "--lr", "5"])
+    assert f"Going on from epoch 4 of {file}" in capsys.readouterr().out
     assert {k: v for k, v in again.items() if "bytes" not in k} == {
         k: v for k, v in once.items() if "bytes" not in k
     }
-    assert torch.load(file)["epoch"] == 4  # the middle of what was left
+    assert torch.load(file)["epoch"] == 6
 
 
 def bad_files(lesson10, whole):
@@ -204,7 +207,7 @@ def test_killed_at_any_moment_the_checkpoint_stands(lesson10, data, trained, off
             os.kill(child, signal.SIGKILL)
             assert process.stdout.readline() == "killed\n"
             stages.add(path.with_name(path.name + ".part").exists())
-            assert lesson10.restore(path, lr=0.01).epoch == 2
+            assert lesson10.restore(path).epoch == 2
     assert True in stages  # at least once, the kill came in the middle of writing
     assert_resumes(lesson10, data, trained)
 
