@@ -99,6 +99,20 @@ def test_head_has_an_output_for_each_class(lesson08, task, n_classes):
     assert torch.equal(task.pretrained.state_dict()["fc.weight"], before)  # it was a copy
 
 
+def test_running_averages_follow_within_six_steps(lesson08):
+    """Else a network from random weights would be judged by averages of its first moments."""
+    torch.manual_seed(0)
+    model = lesson08.make_untrained(5)
+    images = torch.rand(10, 3, 32, 32).to(lesson08.DEVICE)
+    with torch.no_grad():
+        for _ in range(6):
+            model(images)
+        expected = model.conv1(images).mean(dim=(0, 2, 3))
+    torch.testing.assert_close(model.bn1.running_mean, expected, rtol=0.02, atol=1e-6)
+    norms = [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert len(norms) == 20 and len({layer.momentum for layer in norms}) == 1
+
+
 def test_frozen_means_frozen(lesson08, task):
     before = backbone(task.pretrained)
     model, history = lesson08.train_head(task, **SETTINGS)

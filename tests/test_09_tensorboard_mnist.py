@@ -161,6 +161,21 @@ def test_average_precision_is_scikit_learn_s(lesson09):
         assert ours[str(digit)] == pytest.approx(expected)
 
 
+def test_training_loss_and_accuracy_count_every_image_once(lesson09, tmp_path):
+    """A network that hardly learns has the same loss at every step."""
+    data = lesson09.load_digits_as_images()
+    data = lesson09.Data("digits", *(part[:210].to(lesson09.DEVICE) for part in data[1:]))
+    model = lesson09.Net().to(lesson09.DEVICE)
+    with lesson09.SummaryWriter(tmp_path) as writer:
+        points = lesson09.train(model, data, writer, lr=1e-9, batch_size=10, epochs=1)
+    loss, accuracy = lesson09.evaluate(model, data.X_train, data.y_train)
+    sizes = [20] * 10 + [10]  # a point at every second of 21 steps, and at the last
+    assert len(points) == len(sizes)
+    for name, expected in (("loss", loss), ("accuracy", accuracy)):
+        means = [point[name]["training"] for point in points]
+        assert np.average(means, weights=sizes) == pytest.approx(expected, rel=1e-4)
+
+
 def test_learns_the_digits(lesson09, tmp_path):
     arguments = ["--dataset", "digits", "--epochs", "5", "--output-dir", str(tmp_path)]
     metrics = lesson09.main([*arguments, "--log-dir", str(tmp_path / "runs")])
