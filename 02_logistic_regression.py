@@ -141,10 +141,8 @@ def print_report(targets: np.ndarray, predicted: np.ndarray) -> None:
     for i, name in enumerate(CLASSES):
         print(f"{name:12} {matrix[i, 0]:9d} {matrix[i, 1]:9d}", end=" ")
         print(f"{precision[i]:11.1%} {recall[i]:9.1%}")
-    print(
-        f"{matrix[0, 1]} of {matrix[0].sum()} malignant tumours were missed, the worse of", end=" "
-    )
-    print("the two errors. Accuracy counts both alike.")
+    print(f"{matrix[0, 1]} of {matrix[0].sum()} malignant tumours were missed:", end=" ")
+    print("the worse of the two errors. Accuracy counts both alike.")
 
 
 # %% 5) Plot

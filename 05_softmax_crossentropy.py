@@ -325,14 +325,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     share = (y_test != 3).float().mean().item()
     print(f"(To say 'no 3' every time would be right in {share:.1%} of the cases.)")
     most = math.e / (math.e + 9)
-    print(
-        "CrossEntropyLoss applies a softmax itself. A second one squeezes its input into 0..1: the"
-    )
-    print(
-        f"best of ten classes gets at most e / (e + 9) = {most:.0%}, and even a perfect answer",
-        end="",
-    )
-    print(f" costs\na loss of {-math.log(most):.2f}.")
+    print("CrossEntropyLoss applies a softmax itself. One more squeezes its input into 0..1: then")
+    print(f"the best of ten classes gets at most e / (e + 9) = {most:.0%}, and a perfect answer")
+    print(f"still costs a loss of {-math.log(most):.2f}.")
 
     figure_path = args.output_dir / f"{LESSON}.png"
     curves = {"logits into the loss": right, "softmax in between": wrong}

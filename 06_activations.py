@@ -303,11 +303,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         first, *_, last, _ = gradients[name]
         print(f"    {name:12} {last:23.1e} {first:14.1e} {last / first:27,.1f}")
     ratio = gradients["ReLU"][0] / gradients["sigmoid"][0]
-    print(
-        "The sigmoid's slope is at most 0.25, so each layer takes its share. That of tanh reaches"
-    )
-    print("1, and that of ReLU is 1 for every positive z: with them, more of it arrives. With ReLU")
-    print(f"the first layer's is {ratio:,.0f} times as large as with the sigmoid.")
+    print("The sigmoid's slope is at most 0.25, so each layer takes its share. The slope of tanh")
+    print("reaches 1, that of ReLU is 1 for every positive z: with them, more of it arrives. The")
+    print(f"first layer's gradient is {ratio:,.0f} times as large with ReLU as with the sigmoid.")
 
     figure_path = args.output_dir / f"{LESSON}.png"
     save_figure(plot(models, X_test, y_test, gradients), figure_path, args.show)

@@ -402,11 +402,9 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     if notice:
         print(f"*** {notice} ***\n")
 
-    print(
-        "Training accuracy is that of the augmented batches while they are learned; test accuracy"
-    )
-    print("is measured in eval() mode, where batch norm uses running averages. In the first few")
-    print("steps these lag behind: on little data, the first epoch's can be low.")
+    print("Training accuracy is that of the augmented batches while they are learned. Test")
+    print("accuracy is measured in eval() mode, where batch norm uses running averages: in the")
+    print("first few steps these lag behind, so on little data the first epoch's can be low.")
     model = ConvNet().to(DEVICE, memory_format=torch.channels_last)
     history, seconds = train(model, data, args.lr, args.batch_size, args.epochs)
 

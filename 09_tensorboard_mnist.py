@@ -399,10 +399,8 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     precisions = average_precisions(probabilities, targets)
     for name, score in precisions.items():
         print(f"{name:5} {score:19.4f}")
-    print(
-        "Of the images called a 3, precision is the share that are; of all 3s, recall is the share"
-    )
-    print("found. Average precision sums up the curve of the two; 1 is perfect.")
+    print("Of the images called a 3, precision is the share that are. Of all 3s, recall is the")
+    print("share that was found. Average precision sums up the curve of the two; 1 is perfect.")
 
     figure_path = args.output_dir / f"{LESSON}.png"
     save_figure(plot(points, probabilities, targets, data.name), figure_path, args.show)
@@ -411,10 +409,8 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     print(f"Figure: {figure_path}")
     print(f"Log:    {log_dir}\n")
     print(f"Look at it with   tensorboard --logdir {args.log_dir}   and open http://localhost:6006")
-    print(
-        "    Scalars       do training and test drift apart? (The list on the left has each of the"
-    )
-    print("                  two as a run.) Does the learning rate rise and fall?")
+    print("    Scalars       do training and test drift apart? (In the list on the left, each is a")
+    print("                  run of its own.) Does the learning rate rise and fall?")
     print("    Images        the digits, and at the end the mistakes: would you have known?")
     print("    Graphs        input, Net, output; a double-click on Net shows its layers")
     print("    Histograms    the weights spread out a little from epoch to epoch")

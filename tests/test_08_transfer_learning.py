@@ -216,11 +216,22 @@ def test_digits_task_holds_two_of_each_and_no_digit_twice(lesson08):
     assert not found & {image.numpy().tobytes() for image, _ in task.val}
 
 
+def test_eight_views_are_eight_classes_of_each_digit(lesson08):
+    X, y = torch.rand(3, 3, 4, 4), torch.tensor([0, 4, 4])
+    images, targets = lesson08.make_eight_views(X, y).tensors
+    assert images.shape == (24, 3, 4, 4)
+    assert sorted(targets.tolist()) == sorted(
+        5 * i + digit for i in range(8) for digit in (0, 4, 4)
+    )
+    assert torch.equal(images[:3], X) and targets[:3].tolist() == [0, 4, 4]
+    assert len({image.numpy().tobytes() for image in images}) == 24  # no view twice
+
+
 def test_transfer_helps_on_the_digits(lesson08):
     torch.manual_seed(0)
     task = lesson08.load_digits_task()
     val = Subset(task.val, range(0, 886, 6))
-    task = task._replace(val=val, pretrained=lesson08.pretrain_on_digits(250))
+    task = task._replace(val=val, pretrained=lesson08.pretrain_on_digits(150))
     settings = {"lr": 0.01, "batch_size": 16, "epochs": 4}
     _, scratch = lesson08.train_from_scratch(task, **settings)
     for way in (lesson08.finetune, lesson08.train_head):
