@@ -159,8 +159,10 @@ def plot(
     for (label, losses), style in zip(curves.items(), ("C1--", "C3-."), strict=True):
         right.plot(losses, style, lw=2, label=label)
     right.set(title="Loss by epoch", xlabel="epoch", ylabel="mean squared error", yscale="log")
-    bottom = max(loss_exact, 1) / 2  # with two points, the exact loss is 0: no place on a log axis
-    right.set_ylim(bottom, 400 * bottom)  # the diverging loss leaves the picture
+    loss_start = mean_squared_error(predict(X, path[0]), y).item()
+    # With two points the exact loss is 0, which has no place on a log axis; the diverging loss
+    # leaves the picture at the top.
+    right.set_ylim(max(loss_exact / 2, 1e-3), 10 * loss_start)
     right.locator_params(axis="x", integer=True)
     right.legend()
     return figure
@@ -192,8 +194,9 @@ def make_output_dir(path: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, or the command line where it is None; a bad value ends with exit status 2."""
-    if argv is None and any(word.endswith(".json") for word in sys.argv):
-        argv = ["--show"]  # in a notebook: the command line is Jupyter's, and names its kernel.json
+    in_notebook = "ipykernel" in sys.modules and any(word.endswith(".json") for word in sys.argv)
+    if argv is None and in_notebook:
+        argv = ["--show"]  # the command line is Jupyter's, and names its kernel.json
     parser = argparse.ArgumentParser(
         description="Linear regression three ways, beside the exact answer.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -202,7 +205,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--epochs", type=int, default=100, metavar="N", help="passes over the data")
     add("--lr", type=float, default=0.1, metavar="X", help="learning rate")
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers")
-    add("--limit", type=int, metavar="N", help="use only the first N samples")
+    add("--limit", type=int, metavar="N", help="use only N samples")
     add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the results")
     add("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)

@@ -17,8 +17,9 @@ Run
 Since the video
     - `dataiter.next()` is gone from PyTorch: it is `next(dataiter)`, as for every Python iterator.
     - The wines come from scikit-learn, so no file path depends on the folder you start in.
-    - On Windows and macOS each worker is a new process that first imports this file. The `__main__`
-      guard at its end keeps the worker from running the lesson again; without it, it crashes.
+    - On Windows, on macOS, and on Linux from Python 3.14 on, each worker is a new process that
+      first imports this file. The `__main__` guard at the end of the file keeps it from running
+      the lesson again; without the guard, the lesson crashes.
 
 Try it
     - `--num-workers 2`: is it faster? (To be worth it, a sample must cost more than its way from
@@ -96,7 +97,7 @@ class StandardizedLinear(nn.Module):
         super().__init__()
         # A buffer moves with .to() and is saved, like a weight, but is not trained.
         self.register_buffer("mean", X_train.mean(dim=0))
-        std = X_train.std(dim=0, correction=0)  # divided by N, not N - 1: a single sample has one
+        std = X_train.std(dim=0, correction=0)  # divides by N, so a single sample has 0
         self.register_buffer("std", std.clamp(min=1e-6))  # never divides by 0
         self.linear = nn.Linear(X_train.shape[1], n_classes)
 
@@ -181,8 +182,9 @@ def make_output_dir(path: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, or the command line where it is None; a bad value ends with exit status 2."""
-    if argv is None and any(word.endswith(".json") for word in sys.argv):
-        argv = ["--show"]  # in a notebook: the command line is Jupyter's, and names its kernel.json
+    in_notebook = "ipykernel" in sys.modules and any(word.endswith(".json") for word in sys.argv)
+    if argv is None and in_notebook:
+        argv = ["--show"]  # the command line is Jupyter's, and names its kernel.json
     parser = argparse.ArgumentParser(
         description="Dataset and DataLoader, and what the batch size trades.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -193,7 +195,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--num-workers", type=int, default=0, metavar="N", help="processes that load batches")
     add("--lr", type=float, default=0.1, metavar="X", help="learning rate")
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers")
-    add("--limit", type=int, metavar="N", help="use only the first N samples of each part")
+    add("--limit", type=int, metavar="N", help="use only N samples of each part")
     add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the results")
     add("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
@@ -210,6 +212,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run the lesson and return its metrics."""
     args = parse_args(argv)
     make_output_dir(args.output_dir)
+    n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # for so few numbers, threads would wait for each other more than work
     torch.manual_seed(args.seed)
 
@@ -260,8 +263,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         milliseconds = 1000 * float(np.median(seconds))  # the first epoch takes longer
         print(f"{size:10d} {len(loader):17d} {milliseconds:14.1f}", end="")
         print(f" {losses[-1]:12.4f} {accuracy:15.1%}")
+    torch.set_num_threads(n_threads)
     print("Small batches take more steps per epoch: an epoch gets further, but takes longer.")
-    print("All have the same learning rate here; large batches can do with a larger one.")
+    print("All have the same learning rate here; large batches usually allow a larger one.")
 
     figure_path = args.output_dir / f"{LESSON}.png"
     save_figure(plot(curves), figure_path, args.show)

@@ -233,8 +233,9 @@ def make_output_dir(path: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, or the command line where it is None; a bad value ends with exit status 2."""
-    if argv is None and any(word.endswith(".json") for word in sys.argv):
-        argv = ["--show"]  # in a notebook: the command line is Jupyter's, and names its kernel.json
+    in_notebook = "ipykernel" in sys.modules and any(word.endswith(".json") for word in sys.argv)
+    if argv is None and in_notebook:
+        argv = ["--show"]  # the command line is Jupyter's, and names its kernel.json
     parser = argparse.ArgumentParser(
         description="Dataset transforms by hand and from torchvision, and a trap.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

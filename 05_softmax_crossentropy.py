@@ -271,8 +271,9 @@ def make_output_dir(path: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, or the command line where it is None; a bad value ends with exit status 2."""
-    if argv is None and any(word.endswith(".json") for word in sys.argv):
-        argv = ["--show"]  # in a notebook: the command line is Jupyter's, and names its kernel.json
+    in_notebook = "ipykernel" in sys.modules and any(word.endswith(".json") for word in sys.argv)
+    if argv is None and in_notebook:
+        argv = ["--show"]  # the command line is Jupyter's, and names its kernel.json
     parser = argparse.ArgumentParser(
         description="Softmax, cross-entropy and sigmoid by hand, and a mistake measured.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -282,7 +283,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=int, default=32, metavar="N", help="samples in a batch")
     add("--lr", type=float, default=0.1, metavar="X", help="learning rate")
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers")
-    add("--limit", type=int, metavar="N", help="use only the first N samples of each part")
+    add("--limit", type=int, metavar="N", help="use only N samples of each part")
     add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the results")
     add("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)

@@ -358,8 +358,9 @@ def make_output_dir(path: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, or the command line where it is None; a bad value ends with exit status 2."""
-    if argv is None and any(word.endswith(".json") for word in sys.argv):
-        argv = ["--show"]  # in a notebook: the command line is Jupyter's, and names its kernel.json
+    in_notebook = "ipykernel" in sys.modules and any(word.endswith(".json") for word in sys.argv)
+    if argv is None and in_notebook:
+        argv = ["--show"]  # the command line is Jupyter's, and names its kernel.json
     parser = argparse.ArgumentParser(
         description="A convolutional network on CIFAR-10, and its accuracy for each class.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -369,7 +370,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=int, default=128, metavar="N", help="samples in a batch")
     add("--lr", type=float, default=0.1, metavar="X", help="learning rate")
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers")
-    add("--limit", type=int, metavar="N", help="use only the first N samples of each part")
+    add("--limit", type=int, metavar="N", help="use only N samples of each part")
     names = ("auto", "cifar10", "digits")
     add("--dataset", choices=names, default="auto", help="auto: digits if CIFAR-10 cannot be had")
     add("--data-dir", type=Path, default=HERE / "data", metavar="DIR", help="for the dataset")

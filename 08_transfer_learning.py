@@ -258,13 +258,11 @@ def pretrain_on_digits(limit: int | None) -> nn.Module:
     X, y = load_digits_as_images()
     X, y = X[y < 5][:350][:limit], y[y < 5][:350][:limit]
     n_val = max(1, len(X) // 10)
-    val_set, train_set = (
-        make_eight_views(X[:n_val], y[:n_val]),
-        make_eight_views(X[n_val:], y[n_val:]),
-    )
-    print(f"Without ImageNet's weights the network first learns to tell 0-4 apart, from {len(X)}")
-    print("images turned and mirrored in eight ways: 40 classes. (Some look the same: a 0 and a 0")
-    print("upside down.) Then it learns 5-9 from two images of each, in each of the three ways.\n")
+    val_set = make_eight_views(X[:n_val], y[:n_val])
+    train_set = make_eight_views(X[n_val:], y[n_val:])
+    print("Without ImageNet's weights, the network first learns the digits 0-4, from")
+    print(f"{len(X) - n_val} images turned and mirrored in eight ways: 40 classes. (Some look the")
+    print("same: a 0 and a 0 upside down.) Then it learns 5-9, of which there are few images.\n")
     model = make_untrained(40)
     train(model, train_set, val_set, lr=0.03, batch_size=64, epochs=2, label="digits 0-4")
     return model
@@ -395,8 +393,9 @@ def make_output_dir(path: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, or the command line where it is None; a bad value ends with exit status 2."""
-    if argv is None and any(word.endswith(".json") for word in sys.argv):
-        argv = ["--show"]  # in a notebook: the command line is Jupyter's, and names its kernel.json
+    in_notebook = "ipykernel" in sys.modules and any(word.endswith(".json") for word in sys.argv)
+    if argv is None and in_notebook:
+        argv = ["--show"]  # the command line is Jupyter's, and names its kernel.json
     parser = argparse.ArgumentParser(
         description="Transfer learning with ResNet-18, both ways, beside training from scratch.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -406,7 +405,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=int, default=16, metavar="N", help="samples in a batch")
     add("--lr", type=float, default=0.01, metavar="X", help="learning rate")
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers")
-    add("--limit", type=int, metavar="N", help="use only the first N samples of each part")
+    add("--limit", type=int, metavar="N", help="use only N samples of each part")
     names = ("auto", "hymenoptera", "digits")
     add("--dataset", choices=names, default="auto", help="auto: digits if photos cannot be had")
     add("--data-dir", type=Path, default=HERE / "data", metavar="DIR", help="for the dataset")

@@ -150,7 +150,7 @@ def log_start(writer: SummaryWriter, model: nn.Module, images: Tensor) -> None:
 def train(
     model: nn.Module, data: Data, writer: SummaryWriter, lr: float, batch_size: int, epochs: int
 ) -> list[dict]:
-    """Train, log about ten points per epoch, and return them."""
+    """Train, log ten to twenty points per epoch (where it has as many steps), and return them."""
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     n_steps = math.ceil(len(data.X_train) / batch_size)  # the last batch may be short
@@ -330,8 +330,9 @@ def make_output_dir(path: Path, flag: str = "--output-dir") -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, or the command line where it is None; a bad value ends with exit status 2."""
-    if argv is None and any(word.endswith(".json") for word in sys.argv):
-        argv = ["--show"]  # in a notebook: the command line is Jupyter's, and names its kernel.json
+    in_notebook = "ipykernel" in sys.modules and any(word.endswith(".json") for word in sys.argv)
+    if argv is None and in_notebook:
+        argv = ["--show"]  # the command line is Jupyter's, and names its kernel.json
     parser = argparse.ArgumentParser(
         description="Train on MNIST and log everything worth watching to TensorBoard.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -341,7 +342,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--batch-size", type=int, default=100, metavar="N", help="samples in a batch")
     add("--lr", type=float, default=0.003, metavar="X", help="learning rate")
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers")
-    add("--limit", type=int, metavar="N", help="use only the first N samples of each part")
+    add("--limit", type=int, metavar="N", help="use only N samples of each part")
     names = ("auto", "mnist", "digits")
     add("--dataset", choices=names, default="auto", help="auto: digits if MNIST cannot be had")
     add("--data-dir", type=Path, default=HERE / "data", metavar="DIR", help="for the dataset")

@@ -278,8 +278,8 @@ def show_faults(checkpoint: Path, folder: Path) -> None:
         except (OSError, RuntimeError, pickle.UnpicklingError, ValueError) as error:
             reason = str(error).replace(str(folder / name), name)
             print(f"    {name}: {type(error).__name__}: {textwrap.shorten(reason, 66)}")
-    print("        (Half a file and a text file lack the same, whatever the message says: both are")
-    print("        no archives as torch.save writes them.)")
+    print("        (The messages can mislead. Half a file and a text file have the same fault:")
+    print("        neither is a whole archive as torch.save writes it.)")
     state_dict = Net(n_hidden=32).state_dict()
     state_dict["another.weight"] = state_dict.pop(next(iter(state_dict)))  # the first layer's
     try:
@@ -338,8 +338,9 @@ def make_output_dir(path: Path) -> None:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, or the command line where it is None; a bad value ends with exit status 2."""
-    if argv is None and any(word.endswith(".json") for word in sys.argv):
-        argv = ["--show"]  # in a notebook: the command line is Jupyter's, and names its kernel.json
+    in_notebook = "ipykernel" in sys.modules and any(word.endswith(".json") for word in sys.argv)
+    if argv is None and in_notebook:
+        argv = ["--show"]  # the command line is Jupyter's, and names its kernel.json
     parser = argparse.ArgumentParser(
         description="Save and load a model: whole, as a state dict, and as a checkpoint.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -348,8 +349,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add("--epochs", type=int, default=10, metavar="N", help="passes over the data")
     add("--lr", type=float, default=0.01, metavar="X", help="learning rate")
     add("--seed", type=int, default=0, metavar="N", help="seed of the random numbers")
-    add("--limit", type=int, metavar="N", help="use only the first N samples of each part")
-    add("--resume", type=Path, metavar="FILE", help="checkpoint to go on from, and its --lr")
+    add("--limit", type=int, metavar="N", help="use only N samples of each part")
+    add("--resume", type=Path, metavar="FILE", help="checkpoint to go on from, with its own --lr")
     add("--output-dir", type=Path, default=HERE / "outputs", metavar="DIR", help="for the results")
     add("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)

@@ -214,12 +214,16 @@ def test_figure_is_written_whole_or_not_at_all(name, tmp_path):
 def test_notebook_arguments_are_not_read(name, monkeypatch):
     """Neither as Jupyter starts a kernel, nor as VS Code does; %run in a notebook has its own."""
     lesson = load_lesson(name.removesuffix(".py"))
+    monkeypatch.setitem(sys.modules, "ipykernel", pytest)
     for arguments in (["-f", "kernel-1.json", "--more"], ["--f=/tmp/kernel-v3.json"]):
         monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", *arguments])
         assert lesson.parse_args().show is True
     monkeypatch.setattr(sys, "argv", [name, "--seed", "5"])
     args = lesson.parse_args()
     assert args.show is False and args.seed == 5
+    monkeypatch.delitem(sys.modules, "ipykernel")
+    monkeypatch.setattr(sys, "argv", [name, "--output-dir", "a.json"])
+    assert lesson.parse_args().output_dir.name == "a.json"
 
 
 @each_lesson
