@@ -215,7 +215,7 @@ def test_notebook_arguments_are_not_read(name, monkeypatch):
     """Neither as Jupyter starts a kernel, nor as VS Code does; %run in a notebook has its own."""
     lesson = load_lesson(name.removesuffix(".py"))
     monkeypatch.setitem(sys.modules, "ipykernel", pytest)
-    for arguments in (["-f", "kernel-1.json", "--more"], ["--f=/tmp/kernel-v3.json"]):
+    for arguments in (["-f", "kernel-1.json", "--more"], ["--f=/home/me/kernel-v3.json"]):
         monkeypatch.setattr(sys, "argv", ["ipykernel_launcher.py", *arguments])
         assert lesson.parse_args().show is True
     monkeypatch.setattr(sys, "argv", [name, "--seed", "5"])
