@@ -159,10 +159,9 @@ def plot(
     for (label, losses), style in zip(curves.items(), ("C1--", "C3-."), strict=True):
         right.plot(losses, style, lw=2, label=label)
     right.set(title="Loss by epoch", xlabel="epoch", ylabel="mean squared error", yscale="log")
-    loss_start = mean_squared_error(predict(X, path[0]), y).item()
     # With two points the exact loss is 0, which has no place on a log axis; the diverging loss
     # leaves the picture at the top.
-    right.set_ylim(max(loss_exact / 2, 1e-3), 10 * loss_start)
+    right.set_ylim(max(loss_exact / 2, 1e-3), 10 * losses[0])
     right.locator_params(axis="x", integer=True)
     right.legend()
     return figure

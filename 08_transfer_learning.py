@@ -460,7 +460,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     print("\n".join(rows))
     print("Each way's best epoch was picked by the same images that its accuracy is measured on,")
     print("which flatters it. For a number to rely on, keep a test part that decides nothing.")
-    print("Another seed, learning rate or number of epochs changes it: try before you conclude.")
+    print("Another seed, learning rate or number of epochs changes the gaps: try a few of them.")
 
     figure_path = args.output_dir / f"{LESSON}.png"
     save_figure(plot(task, histories, models["fine-tuned"]), figure_path, args.show)

@@ -19,6 +19,17 @@ def metrics(lesson03, tmp_path_factory):
     return lesson03.main(["--output-dir", str(tmp_path_factory.mktemp("outputs"))])
 
 
+def test_main_gives_the_threads_back(lesson03, tmp_path):
+    """In a notebook, later lessons run in the same process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        lesson03.main(["--epochs", "1", "--output-dir", str(tmp_path)])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_dataset_gives_the_wines(lesson03):
     dataset, wine = lesson03.WineDataset(), load_wine()
     assert len(dataset) == 178
