@@ -1,10 +1,11 @@
 """01 · Linear regression
 
 A straight line is fitted to 100 points by gradient descent: first with PyTorch's building blocks,
-as in the video, then from scratch. Both end where linear algebra says the best line is.
+as in the video, then from scratch. Both arrive at the least-squares line, which linear algebra
+finds exactly.
 
 You will learn
-    - the four steps of every PyTorch script: data, model, loss and optimizer, training loop
+    - the steps of a PyTorch training script: data, model, loss and optimizer, training loop
     - what autograd, `nn.Linear`, `nn.MSELoss`, and `torch.optim.SGD` each do for you
     - how close gradient descent comes to the exact least-squares solution
     - what happens when the learning rate is too large
@@ -18,8 +19,8 @@ Since the video
     - The data is moved to the GPU if there is one, so `predicted` needs `.cpu()` before `.numpy()`.
 
 Try it
-    - `--lr 0.01`: how far from the exact loss is the training after 100 epochs? And after 500?
-    - `--lr 0.9` and `--lr 1`: one of them converges, the other does not.
+    - `--lr 0.01`: how far is the loss from the exact one after 100 epochs? And after 500?
+    - `--lr 0.9` and `--lr 1`: which one converges? At which epoch can you tell?
     - Comment out `optimizer.zero_grad()`. What happens to the loss, and why?
 
 Video
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # 1) Model
     input_size, output_size = n_features, 1
     model = nn.Linear(input_size, output_size).to(device)
-    start = model.weight.item(), model.bias.item()  # random; where "from scratch" starts, too
+    w_start, b_start = model.weight.item(), model.bias.item()  # random; used again below
 
     # 2) Loss and optimizer
     criterion = nn.MSELoss()
@@ -80,7 +81,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             print(f"epoch: {epoch + 1}, loss = {loss.item():.4f}")
 
     # Plot
-    predicted = model(X).detach().cpu().numpy()  # detach: without the gradient's history
+    predicted = model(X).detach().cpu().numpy()  # detach: drop the autograd graph
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     left.plot(X_numpy, y_numpy, "ro", markersize=4, label="data")
     left.plot(X_numpy, predicted, "b", linewidth=4, alpha=0.5, label="trained line")
@@ -88,12 +89,12 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # Beyond the video: from scratch. The same start and learning rate lead to the same line.
     weight, bias = model.weight.item(), model.bias.item()
     print(f"nn.Linear and SGD:    weight {weight:.4f}, bias {bias:.4f}")
-    w, b, _ = train_by_hand(X, y, *start, learning_rate, num_epochs)
+    w, b, _ = train_by_hand(X, y, w_start, b_start, learning_rate, num_epochs)
     by_hand = max(abs(w - weight), abs(b - bias))
-    print(f"gradient by hand:     weight {w:.4f}, bias {b:.4f}")
-    w, b = train_with_autograd(X, y, *start, learning_rate, num_epochs)
+    print(f"gradient by hand:     weight {w:.4f}, bias {b:.4f}, differ by {by_hand:.1e} at most")
+    w, b = train_with_autograd(X, y, w_start, b_start, learning_rate, num_epochs)
     autograd = max(abs(w - weight), abs(b - bias))
-    print(f"gradient by autograd: weight {w:.4f}, bias {b:.4f}")
+    print(f"gradient by autograd: weight {w:.4f}, bias {b:.4f}, differ by {autograd:.1e} at most")
 
     # Beyond the video: the exact solution, found by linear algebra in one step
     A = torch.cat([X, torch.ones_like(X)], dim=1)  # (N, 2): the column of ones is for the bias
@@ -102,18 +103,18 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     w, b = solution.flatten().tolist()
     print(f"exact least squares:  weight {w:.4f}, bias {b:.4f}, loss {loss_exact:.4f}")
 
-    # Beyond the video: with too large a learning rate, each step overshoots by more than the last
-    _, _, diverging = train_by_hand(X, y, *start, lr=1.05, num_epochs=20)
-    print(f"learning rate 1.05:   loss {diverging[0]:.0f}, after 20 epochs {diverging[-1]:.0f}")
+    # Beyond the video: with too large a learning rate, the steps soon overshoot more and more
+    _, _, diverging = train_by_hand(X, y, w_start, b_start, lr=1.05, num_epochs=20)
+    print(f"learning rate 1.05:   loss {diverging[0]:.0f}, in epoch 20 {diverging[-1]:.0f}")
 
     left.plot(X_numpy, (A @ solution).cpu().numpy(), "k", linewidth=1, label="exact line")
     left.set(title="Linear regression", xlabel="feature x", ylabel="target y")
     left.legend()
     right.plot(range(1, num_epochs + 1), losses, "b", label=f"learning rate {learning_rate:g}")
     right.plot(range(1, 21), diverging, "C1-.", label="learning rate 1.05")
-    right.axhline(loss_exact, color="k", linestyle="--", label="exact solution")
+    right.axhline(loss_exact, color="k", linestyle="--", label=f"exact line: {loss_exact:.0f}")
     right.set(title="Loss", xlabel="epoch", ylabel="mean squared error", yscale="log")
-    right.set_ylim(loss_exact / 2, 10 * losses[0])
+    right.set_ylim(loss_exact / 2, 2 * max(diverging[-1], losses[0]))
     right.legend()
     figure.savefig(args.output_dir / "01_linear_regression.png")
     if args.show:
@@ -129,7 +130,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 # Beyond the video
 def train_by_hand(X: Tensor, y: Tensor, w: float, b: float, lr: float, num_epochs: int) -> tuple:
-    """Gradient descent without autograd; return weight, bias, and the loss of each epoch.
+    """Run gradient descent without autograd; return weight, bias, and the loss of each epoch.
 
     loss = mean(error²) with error = w·x + b - y, so the chain rule gives
     d loss / dw = mean(2 · error · x) and d loss / db = mean(2 · error).
@@ -148,13 +149,13 @@ def train_by_hand(X: Tensor, y: Tensor, w: float, b: float, lr: float, num_epoch
 def train_with_autograd(
     X: Tensor, y: Tensor, w: float, b: float, lr: float, num_epochs: int
 ) -> tuple:
-    """Gradient descent with autograd, but without an optimizer; return weight and bias."""
+    """Run gradient descent with autograd but no optimizer; return weight and bias."""
     w = torch.tensor(w, device=X.device, requires_grad=True)
     b = torch.tensor(b, device=X.device, requires_grad=True)
     for _ in range(num_epochs):
         loss = ((w * X + b - y) ** 2).mean()
         loss.backward()
-        with torch.no_grad():  # the update is not part of the model
+        with torch.no_grad():  # autograd must not record the update
             w -= lr * w.grad
             b -= lr * b.grad
         w.grad.zero_()
@@ -163,7 +164,7 @@ def train_with_autograd(
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Parse `argv`, or the command line where it is None."""
+    """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=int, default=100, help="passes over the data")
     parser.add_argument("--lr", type=float, default=0.1, help="learning rate")

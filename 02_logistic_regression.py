@@ -7,7 +7,7 @@ You will learn
     - how to train a binary classifier: a model class, `nn.BCEWithLogitsLoss`, SGD
     - why features are standardized, and why the scaler is fitted on the training set only
     - why the loss function takes logits rather than probabilities
-    - what moving the decision threshold does to recall
+    - how the decision threshold affects recall
 
 Run
     python 02_logistic_regression.py
@@ -17,12 +17,12 @@ Since the video
     - The model returns logits for `BCEWithLogitsLoss`, which applies the sigmoid itself: the same
       loss as sigmoid + `BCELoss`, but numerically stable (see "why logits" below).
     - The learning rate is 0.5. After 100 epochs at the video's 0.01, the training loss is 0.24;
-      ours is 0.05.
+      ours is 0.05 (though the test loss stops falling earlier, at 0.15).
 
 Try it
     - `--lr 0.01 --epochs 1000`: how many epochs does it take to get below a loss of 0.1?
-    - Comment out the two lines that call `sc`. What happens to the loss, and why?
-    - Which threshold finds every malignant tumor, and how many false alarms does it cost?
+    - Comment out the two lines that scale the data with `sc`. What happens to the loss, and why?
+    - Which threshold, in the loop in `main`, finds all malignant tumors, at how many false alarms?
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=5968s (about 1:39:28)
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         y_pred = model(X_train)  # logits, not yet probabilities
         loss = criterion(y_pred, y_train)
         train_losses.append(loss.item())
-        with torch.no_grad():  # for the figure; no gradient must come from the test set
+        with torch.no_grad():  # for the figure only: no backward pass, so no gradients needed
             test_losses.append(criterion(model(X_test), y_test).item())
         # Backward pass and update
         loss.backward()
@@ -109,35 +109,36 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # 4) Evaluate
     with torch.no_grad():
-        y_predicted = torch.sigmoid(model(X_test))  # probability of class 1
+        y_predicted = torch.sigmoid(model(X_test))  # probability of class 1, benign
         y_predicted_cls = y_predicted.round()
         acc = y_predicted_cls.eq(y_test).sum().item() / y_test.shape[0]
     print(f"accuracy: {acc:.4f}")
 
     # Beyond the video: accuracy does not say which mistakes are made. Recall is the fraction of a
     # class's samples that the model finds, precision the fraction of its predictions of that class
-    # that are right.
+    # that are correct.
     y_true, probabilities = y_test.view(-1).cpu().numpy(), y_predicted.view(-1).cpu().numpy()
     names = list(bc.target_names)
     y_pred_cls = probabilities.round()
     print(metrics.classification_report(y_true, y_pred_cls, target_names=names, zero_division=0))
 
-    # Class 1, the "positive" class, is benign here, but the class one must not miss is malignant.
-    # Calling a tumor benign only if its probability is above 0.9 finds more malignant ones, at the
-    # price of false alarms: benign tumors that are called malignant.
+    # Class 1, the "positive" class, is benign here, but malignant is the class that must not be
+    # missed. Calling a tumor benign only if its probability is above 0.9 finds more malignant ones,
+    # at the price of false alarms: benign tumors that are called malignant. (In practice, choose
+    # the threshold on a validation set, not on the test set.)
     for threshold in (0.5, 0.9):
-        found_benign = probabilities > threshold
-        recall = metrics.recall_score(y_true, found_benign, pos_label=0, zero_division=0)
-        false_alarms = (~found_benign & (y_true == 1)).sum()
+        called_benign = probabilities > threshold
+        recall = metrics.recall_score(y_true, called_benign, pos_label=0, zero_division=0)
+        false_alarms = ((probabilities <= threshold) & (y_true == 1)).sum()
         print(f"threshold {threshold}: malignant recall {recall:.1%}, false alarms {false_alarms}")
 
-    # Beyond the video: scikit-learn's logistic regression (it also penalizes large weights)
+    # Beyond the video: scikit-learn's version, which penalizes large weights. 0.01 is one tumor.
     reference = LogisticRegression().fit(X_train.cpu().numpy(), y_train.view(-1).cpu().numpy())
     acc_sklearn = reference.score(X_test.cpu().numpy(), y_true)
     print(f"accuracy of scikit-learn's LogisticRegression: {acc_sklearn:.4f}")
 
-    # Beyond the video: why logits. Far from zero, sigmoid(z) is exactly 0 or 1 in float32, and its
-    # derivative is 0: BCELoss is clamped at 100, and no gradient reaches the logit.
+    # Beyond the video: why logits. For z = 200 or -200, sigmoid(z) is exactly 1 or 0 in float32 and
+    # its derivative 0: BCELoss clamps the loss to 100, and no gradient reaches the logit.
     for logit, target in ((2.0, 0.0), (200.0, 0.0), (-200.0, 1.0)):
         for name, with_logits in (("BCELoss(sigmoid(z))", False), ("BCEWithLogitsLoss(z)", True)):
             value, gradient = loss_and_gradient(logit, target, with_logits)
@@ -152,7 +153,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     matrix = metrics.confusion_matrix(y_true, y_pred_cls)
     display = metrics.ConfusionMatrixDisplay(matrix, display_labels=names)
     display.plot(ax=right, cmap="Blues", colorbar=False)
-    right.set(title="Test set")
+    right.set(title="Test set: number of tumors (threshold 0.5)")
     figure.savefig(args.output_dir / "02_logistic_regression.png")
     if args.show:
         plt.show()
@@ -174,7 +175,7 @@ def loss_and_gradient(logit: float, target: float, with_logits: bool) -> tuple[f
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Parse `argv`, or the command line where it is None."""
+    """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=int, default=100, help="passes over the data")
     parser.add_argument("--lr", type=float, default=0.5, help="learning rate")

@@ -1,14 +1,14 @@
 """03 · Dataset and DataLoader
 
-A `Dataset` knows its samples one by one; a `DataLoader` combines them into shuffled batches. The
-178 wines of the video are loaded in batches of 4, and then a classifier is trained with batches of
-1, of 16, and of all samples, to see what the batch size trades.
+A `Dataset` returns samples one at a time; a `DataLoader` groups them into shuffled batches. The 178
+wines of the video are loaded in batches of 4, and then a classifier is trained with batches of 1,
+of 16, and of all samples, to see what the batch size trades off.
 
 You will learn
     - what epoch, batch size, and iteration mean
     - how to write a `Dataset`: `__getitem__` returns one sample, `__len__` the number of samples
     - what a `DataLoader` does: batches, shuffling, worker processes, the short last batch
-    - what small and large batches cost in time and gain in loss
+    - how the batch size affects training time and loss
 
 Run
     python 03_dataset_dataloader.py
@@ -16,15 +16,15 @@ Run
 
 Since the video
     - `dataiter.next()` is gone: use `next(dataiter)`, as for every Python iterator.
-    - The wines come from scikit-learn, so no file path depends on the folder you start in. Their
+    - The wines come from scikit-learn, so the script runs from any folder. Their
       classes are numbered from 0 to 2, not from 1 to 3.
     - No worker processes by default: starting them takes longer than reading these few numbers. On
-      Windows and macOS (and on Linux from Python 3.14 on) each worker imports this file anew;
+      Windows and macOS (and on Linux from Python 3.14 on) each worker imports this file again;
       without the `__main__` guard at its end, that would run the lesson again and crash.
 
 Try it
-    - `--num-workers 2`: do the first lines of output still come as fast?
-    - `--epochs 200`: which batch size reaches the lowest loss? Which is the fastest?
+    - `--num-workers 2`: how much longer do you wait for the first batch (the second tensor)?
+    - `--epochs 200`: which batch size is the first to a loss of 0.1, in epochs and in seconds?
     - `shuffle=False` in `train_loader`: what do the labels of the first batch look like, and why?
 
 Video
@@ -46,7 +46,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-# epoch: one forward and backward pass over all training samples
+# epoch: every training sample has been used once
 # batch size: the number of samples in one forward and backward pass
 # iterations: the number of passes in an epoch, each over one batch
 # Example: 100 samples with a batch size of 20 make 100 / 20 = 5 iterations per epoch.
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     num_epochs = 2
     total_samples = len(dataset)
     n_iterations = math.ceil(total_samples / 4)
-    print(total_samples, n_iterations)
+    print(f"{total_samples} samples, {n_iterations} iterations per epoch")
     for epoch in range(num_epochs):
         for i, (inputs, labels) in enumerate(train_loader):
             # here: forward pass, backward pass, and update
@@ -104,19 +104,19 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                 step = f"epoch: {epoch + 1}/{num_epochs}, step {i + 1}/{n_iterations}"
                 print(f"{step}, inputs {tuple(inputs.shape)}, labels {tuple(labels.shape)}")
 
-    # Famous datasets are ready-made in torchvision.datasets (see lessons 07 and 09):
+    # Famous datasets are ready to use in torchvision.datasets (see lessons 07 and 09):
     #     train_dataset = torchvision.datasets.MNIST(root="data", transform=..., download=True)
     #     train_loader = DataLoader(dataset=train_dataset, batch_size=3, shuffle=True)
     #     inputs, targets = next(iter(train_loader))
 
     # Beyond the video: 178 is not a multiple of 4, so the last batch is short. Code that assumes
-    # full batches goes wrong there. drop_last=True leaves it out.
+    # full batches fails there. drop_last=True drops it.
     last_batch = len(labels)  # of the loop above
     n_full_batches = len(DataLoader(dataset=dataset, batch_size=4, drop_last=True))
     print(f"last batch: {last_batch} samples; with drop_last: {n_full_batches} batches of 4")
 
-    # Beyond the video: what the batch size trades. The task, "is it variety 0?", and the training
-    # are those of lesson 02. A TensorDataset is a ready-made Dataset of tensors.
+    # Beyond the video: what the batch size trades off. The task is "is it variety 0?"; model, loss,
+    # and optimizer are those of lesson 02. A TensorDataset is a ready-made Dataset of tensors.
     X = torch.from_numpy(StandardScaler().fit_transform(dataset.x_data)).float()
     standardized = TensorDataset(X, (dataset.y_data == 0).float())
     results = {}
@@ -126,15 +126,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         losses, seconds = train(loader, args.lr, args.epochs)
         results[batch_size] = losses, seconds
         summary = f"loss {losses[-1]:.4f}, {1000 * seconds[-1] / args.epochs:.1f} ms per epoch"
-        print(f"batch size {batch_size:3}: {len(loader):3} iterations per epoch, {summary}")
-    # Small batches update the model more often, so they get further in an epoch, but it takes
-    # longer. All have the same learning rate here; large batches usually allow a larger one.
+        print(f"batch size {batch_size:3}, iterations per epoch {len(loader):3}: {summary}")
+    # Small batches update the model more often, so they get further in an epoch, but the epoch
+    # takes longer. All have the same learning rate; large batches usually allow a larger one.
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
     for (batch_size, (losses, seconds)), style in zip(results.items(), ("-", "--", "-.")):
         left.plot(range(1, args.epochs + 1), losses, style, label=f"batch size {batch_size}")
         right.plot(seconds, losses, style, label=f"batch size {batch_size}")
-    left.set(title="Loss by epoch", xlabel="epoch", ylabel="binary cross-entropy", yscale="log")
+    left.set(title="Loss by epoch", xlabel="epoch", ylabel="loss on all samples", yscale="log")
     right.set(title="Loss by time", xlabel="seconds of training", xscale="log")
     left.locator_params(axis="x", integer=True)
     left.legend()
@@ -144,9 +144,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     plt.close(figure)
 
     loss_batch_1, loss_batch_all = results[1][0][-1], results[total_samples][0][-1]
-    print(
-        f"Training loss: {loss_batch_1:.4f} with batches of 1, {loss_batch_all:.4f} of all (wine)"
-    )
+    print(f"Training loss: {loss_batch_1:.4f} at batch size 1, {loss_batch_all:.4f} at 178 (wine)")
     print("Figure:", args.output_dir / "03_dataset_dataloader.png")
     sizes = {"n_samples": total_samples, "n_iterations": n_iterations, "last_batch": last_batch}
     return {**sizes, "loss_batch_1": loss_batch_1, "loss_batch_all": loss_batch_all}
@@ -156,7 +154,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 def train(loader: DataLoader, lr: float, num_epochs: int) -> tuple[list[float], list[float]]:
     """Train a logistic regression on the loader's TensorDataset.
 
-    Return, for each epoch, the loss on all samples after it and the seconds of training so far.
+    Return the loss on all samples and the training time so far in seconds, after each epoch.
     """
     X, y = loader.dataset.tensors
     X, y = X.to(device), y.to(device)
@@ -171,6 +169,7 @@ def train(loader: DataLoader, lr: float, num_epochs: int) -> tuple[list[float], 
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+        loss.item()  # waits until a GPU has finished
         elapsed += time.perf_counter() - start
         seconds.append(elapsed)
         with torch.no_grad():
@@ -179,10 +178,10 @@ def train(loader: DataLoader, lr: float, num_epochs: int) -> tuple[list[float], 
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Parse `argv`, or the command line where it is None."""
+    """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=int, default=20, help="passes over the data")
-    parser.add_argument("--batch-size", type=int, default=16, help="samples per batch")
+    parser.add_argument("--batch-size", type=int, default=16, help="middle size compared")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that load batches")
     parser.add_argument("--lr", type=float, default=0.1, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="random seed")

@@ -1,14 +1,14 @@
 """04 · Transforms
 
-A transform changes each sample on its way from the dataset to the model. The first part writes
-transforms for the wine data, as in the video. The second part applies torchvision's ready-made
-transforms to a photo.
+A transform changes each sample as it is read from the dataset. The first part implements transforms
+for the wine data, as in the video. The second part applies torchvision's built-in transforms to a
+photo.
 
 You will learn
     - how a `Dataset` takes a `transform`, and how `Compose` chains several
     - why a transform must not change its input in place
-    - what each step from a photo to a normalized tensor does to shape, type, and range
-    - how a bounding box moves along with its image
+    - how each step from photo to normalized tensor changes shape, dtype, and value range
+    - how a bounding box is transformed together with its image
 
 Run
     python 04_transforms.py
@@ -17,8 +17,8 @@ Run
 Since the video
     - The video's `MulTransform` multiplies in place, in memory that the dataset shares, so every
       read changes the dataset again. Ours returns a new tensor.
-    - `torchvision.transforms.v2` replaces the first version, which is no longer developed:
-      `ToImage` and `ToDtype(torch.float32, scale=True)` instead of `ToTensor`. It also transforms
+    - `torchvision.transforms.v2` replaces `torchvision.transforms`, which is no longer developed:
+      `ToImage` and `ToDtype(torch.float32, scale=True)` instead of `ToTensor`. v2 also transforms
       bounding boxes and masks.
 
 Try it
@@ -49,8 +49,8 @@ device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Built-in transforms, in torchvision.transforms.v2
 #     images and tensors:  CenterCrop, Grayscale, Pad, RandomAffine, RandomCrop, RandomRotation,
 #                          RandomHorizontalFlip, RandomVerticalFlip, Resize, ColorJitter, ...
-#     tensors only:        Normalize, RandomErasing
-#     conversion:          ToImage and ToDtype (from an image or array), ToPILImage (from a tensor)
+#     tensors only:        LinearTransformation, Normalize, RandomErasing
+#     conversion:          ToImage (image or array -> tensor), ToDtype (dtype), ToPILImage (back)
 #     generic:             Lambda (wraps a function)
 #     your own:            a class with `__call__`
 #     several in a row:    Compose([transform1, transform2])
@@ -123,8 +123,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     print(type(features), type(labels))
     print(features, labels)
 
-    # Beyond the video: the first feature of the first wine, read three times. In place, each read
-    # multiplies the dataset itself by 4.
+    # Beyond the video: the first feature of the first wine, read three times. The in-place version
+    # multiplies the stored sample by 4 on every read.
     readings = [dataset[0][0][0].item() for _ in range(3)]
     dataset = WineDataset(transform=v2.Compose([ToTensor(), MulTransformInPlace(4)]))
     readings_in_place = [dataset[0][0][0].item() for _ in range(3)]
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB channels
     transforms = [
         v2.ToImage(),  # array (H, W, C) -> tensor (C, H, W)
-        v2.Resize(256),  # the shorter side
+        v2.Resize(256),  # the shorter side; averaging pixels lowers the maximum
         v2.CenterCrop(224),
         v2.ToDtype(torch.float32, scale=True),  # 0..255 -> 0..1
         v2.Normalize(mean, std),  # (x - mean) / std, channel by channel
@@ -144,18 +144,18 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     image = photo
     for transform in transforms:
         image = transform(image)
-        values = f"from {image.min():.2f} to {image.max():.2f}"
+        values = f"from {image.min():.3g} to {image.max():.3g}"
         print(f"{type(transform).__name__:10} {tuple(image.shape)}, {image.dtype}, {values}")
-    # For training, random transforms come before ToDtype, such as RandomResizedCrop(224) and
-    # RandomHorizontalFlip(): the model sees each photo a little differently every time, which
-    # reduces overfitting. Evaluation uses fixed transforms, so that its result is comparable.
+    # For training, random transforms such as RandomResizedCrop(224) and RandomHorizontalFlip()
+    # replace Resize and CenterCrop: the model sees a slightly different photo every time, which
+    # reduces overfitting. Evaluation uses fixed transforms, so that results are comparable.
 
     # Beyond the video: one call transforms an image together with its bounding box
     image = v2.ToImage()(photo)
     flower = [[172, 82, 450, 364]]  # left, top, right, bottom, in pixels
     box = tv_tensors.BoundingBoxes(flower, format="XYXY", canvas_size=image.shape[-2:])
     figure, axes = plt.subplots(3, 4, figsize=(11, 6.6), layout="constrained")
-    for ax, transform in zip(axes.flat, [v2.Identity(), *GALLERY]):
+    for ax, transform in zip(axes.flat, [v2.Identity(), *GALLERY]):  # Identity: the original
         transformed, boxes = transform(image, box)
         picture = draw_bounding_boxes(transformed, boxes, colors="white", width=5)
         ax.imshow(picture.permute(1, 2, 0).numpy())  # (C, H, W) -> (H, W, C)
@@ -166,10 +166,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         plt.show()
     plt.close(figure)
 
-    repeat_difference = max(readings) - min(readings)
-    print(f"Difference between reads: {repeat_difference:g} (wine)")
+    values = f"{readings[2]:.2f} with MulTransform, {readings_in_place[2]:.2f} in place"
+    print(f"First value at the third read: {values} (wine)")
     print("Figure:", args.output_dir / "04_transforms.png")
-    return {"repeat_difference": repeat_difference, "n_transforms": len(GALLERY)}
+    return {"repeat_difference": max(readings) - min(readings), "n_transforms": len(GALLERY)}
 
 
 # Beyond the video
@@ -193,11 +193,12 @@ GALLERY = [
     v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.3),
     v2.RandomGrayscale(p=1.0),
     v2.GaussianBlur(kernel_size=21, sigma=7.0),
+    v2.RandomPosterize(bits=2, p=1.0),
 ]
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Parse `argv`, or the command line where it is None."""
+    """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")

@@ -2,29 +2,29 @@
 
 Softmax turns the raw scores of a network, the logits, into probabilities; cross-entropy measures
 how wrong they are. Both are written by hand and compared with PyTorch's. Then two networks are
-trained with them, and a frequent mistake is measured.
+trained with them, and the cost of a common mistake is measured.
 
     Linear -> logits [2.0, 1.0, 0.1] -> Softmax -> probabilities [0.66, 0.24, 0.10]
 
 You will learn
     - softmax and cross-entropy by hand
     - that `nn.CrossEntropyLoss` takes logits and class labels, and what an extra softmax costs
-    - which network and which loss belong to a binary and to a multiclass problem
-    - that the sigmoid is the softmax of two classes
+    - which output and which loss to use for binary and for multiclass problems
+    - that the sigmoid is a softmax over two classes
 
 Run
     python 05_softmax_crossentropy.py
     python 05_softmax_crossentropy.py --epochs 50
 
 Since the video
-    - The binary network returns a logit for `BCEWithLogitsLoss`, which is more stable than a
-      sigmoid at the end and `BCELoss` (see lesson 02).
-    - Both networks are trained, on scikit-learn's 8x8 digits.
+    - The binary network returns a logit for `BCEWithLogitsLoss`, which is numerically more stable
+      than a sigmoid followed by `BCELoss` (see lesson 02).
+    - Both networks are trained, on scikit-learn's 8x8 digits, with 32 hidden units.
     - The video's NumPy softmax overflows for logits around 1000. `stable_softmax` does not.
 
 Try it
-    - `--epochs 2000`: does the network with the extra softmax catch up?
-    - Change `x` to three equal numbers. What are the probabilities?
+    - `--epochs 2000`: does the network with the extra softmax catch up in accuracy?
+    - Change both `x` under "# Softmax" to three equal numbers. What are the probabilities?
     - Return `torch.sigmoid(...)` from `NeuralNet1`. What happens to the accuracy of "is it a 3?"
 
 Video
@@ -78,7 +78,7 @@ class NeuralNet2(nn.Module):
         self.linear2 = nn.Linear(hidden_size, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear2(self.relu(self.linear1(x)))  # no softmax: CrossEntropyLoss has it
+        return self.linear2(self.relu(self.linear1(x)))  # no softmax: CrossEntropyLoss applies it
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     args = parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)
 
-    X, y = load_digits(return_X_y=True)
+    # Prepare data, for the networks below
+    X, y = load_digits(return_X_y=True)  # pixels from 0 to 16
     X, y = torch.from_numpy(X / 16).float().to(device), torch.from_numpy(y).to(device)
     X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
     X_train, y_train = X_train[: args.limit], y_train[: args.limit]
@@ -110,19 +111,20 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     l2 = cross_entropy(Y, Y_pred_bad)
     print(f"Loss numpy: {l1:.4f} {l2:.4f}")
 
-    # CrossEntropyLoss is LogSoftmax + NLLLoss: it takes logits, and class labels, not one-hot
+    # CrossEntropyLoss is LogSoftmax + NLLLoss: it takes logits, and class labels as indices
     loss = nn.CrossEntropyLoss()
     Y = torch.tensor([0])  # (N,) = (1,)
     Y_pred_good = torch.tensor([[2.0, 1.0, 0.1]])  # (N, n_classes) = (1, 3)
     Y_pred_bad = torch.tensor([[0.5, 2.0, 0.3]])
     l1 = loss(Y_pred_good, Y)
     l2 = loss(Y_pred_bad, Y)
-    print(f"Loss torch: {l1.item():.4f} {l2.item():.4f}")
-    _, predictions1 = torch.max(Y_pred_good, 1)
-    _, predictions2 = torch.max(Y_pred_bad, 1)
-    print(predictions1, predictions2)
     softmax_error = np.abs(outputs - outputs_torch.numpy()).max()
     cross_entropy_error = abs(cross_entropy(np.array([1, 0, 0]), outputs) - l1.item())
+    by_hand = f"(by hand, of the softmax: {cross_entropy_error:.0e} off)"
+    print(f"Loss torch: {l1.item():.4f} {l2.item():.4f}", by_hand)
+    _, predictions1 = torch.max(Y_pred_good, 1)
+    _, predictions2 = torch.max(Y_pred_bad, 1)
+    print("Predictions, good and bad:", predictions1, predictions2)
 
     # A batch of three samples
     Y = torch.tensor([2, 0, 1])
@@ -133,39 +135,42 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     print(f"Batch loss: {l1.item():.4f} {l2.item():.4f}")
     _, predictions1 = torch.max(Y_pred_good, 1)
     _, predictions2 = torch.max(Y_pred_bad, 1)
-    print(predictions1, predictions2)
+    print("Predictions, good and bad:", predictions1, predictions2)
 
-    # Binary problem: is it a 3?
+    # Binary problem: is it a 3? (Always answering no would be about 90% accurate.)
     torch.manual_seed(args.seed)
     model = NeuralNet1(input_size=8 * 8, hidden_size=32).to(device)
     is_three = (y_train == 3).float().view(-1, 1)  # (N,) -> (N, 1), like the model's output
     train(model, nn.BCEWithLogitsLoss(), X_train, is_three, args.lr, args.epochs)
-    predictions = predict(model, X_test).view(-1) > 0  # a logit above 0: a probability above 0.5
+    with torch.no_grad():
+        predictions = model(X_test).view(-1) > 0  # a logit above 0 is a probability above 0.5
     accuracy_binary = (predictions == (y_test == 3)).float().mean().item()
     print(f"Is it a 3? Accuracy {accuracy_binary:.1%}")
 
-    # Multiclass problem: which digit? Beyond the video: again, with an extra softmax. As "logits"
-    # between 0 and 1, even the right answer [1, 0, ..., 0] has a loss of 1.46.
+    # Multiclass problem: which digit? Beyond the video: again, with an extra softmax. Its outputs
+    # lie between 0 and 1, so even a perfect [1, 0, ..., 0] has a loss of 1.46, and gradients are
+    # small: training is slow.
     losses, accuracies = {}, {}
     for name in ("logits", "extra softmax"):
         torch.manual_seed(args.seed)  # the same start for both
         model = NeuralNet2(input_size=8 * 8, hidden_size=32, num_classes=10).to(device)
         if name == "extra softmax":
-            model = nn.Sequential(model, nn.Softmax(dim=1))
+            model = nn.Sequential(model, nn.Softmax(dim=1))  # one after the other
         losses[name] = train(model, nn.CrossEntropyLoss(), X_train, y_train, args.lr, args.epochs)
-        _, predictions = torch.max(predict(model, X_test), 1)
+        with torch.no_grad():
+            _, predictions = torch.max(model(X_test), 1)
         accuracies[name] = (predictions == y_test).float().mean().item()
-        print(f"Which digit? Accuracy {accuracies[name]:.1%}, from {name}")
+        print(f"Which digit? Accuracy {accuracies[name]:.1%} with {name}")
 
-    # Beyond the video: exp(1000) is infinite in floating point, and infinite / infinite is nan
+    # Beyond the video: exp(1000) overflows to inf, and inf / inf is nan
     x = np.array([1000.0, 999.0, 998.0])
-    with np.errstate(all="ignore"):  # no warning about what we want to see
+    with np.errstate(all="ignore"):  # the overflow is intended: hide its warning
         print("softmax of 1000, 999, 998:", softmax(x))
     print("stable softmax of the same:", stable_softmax(x))
 
-    # Beyond the video: the sigmoid of z is the softmax of (z, 0)
+    # Beyond the video: sigmoid(2) is the first of the two probabilities of softmax(2, 0)
     z = torch.tensor([2.0, 0.0])
-    print(f"sigmoid(2): {torch.sigmoid(z)[0]:.4f}, softmax(2, 0): {torch.softmax(z, dim=0)[0]:.4f}")
+    print("sigmoid of 2:", torch.sigmoid(z[0]), "softmax of (2, 0):", torch.softmax(z, dim=0))
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     p = np.linspace(0.01, 1, 200)
@@ -191,12 +196,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     return {**errors, **metrics, "accuracy_binary": accuracy_binary}
 
 
-@torch.no_grad()
-def predict(model: nn.Module, X: Tensor) -> Tensor:
-    """Return the model's outputs, without computing gradients."""
-    return model(X)
-
-
 # Beyond the video
 def train(model: nn.Module, criterion, X: Tensor, y: Tensor, lr: float, epochs: int) -> list[float]:
     """Train on all samples at once, as in lesson 02, and return the loss of each epoch."""
@@ -212,16 +211,16 @@ def train(model: nn.Module, criterion, X: Tensor, y: Tensor, lr: float, epochs: 
 
 
 def stable_softmax(x: np.ndarray) -> np.ndarray:
-    """Return softmax(x) for numbers of any size.
+    """Return softmax(x) without overflow.
 
-    Subtracting the same number from every x_i changes nothing: above and below the fraction bar,
-    exp(x_i) is divided by the same factor. After subtracting the largest, no exponent is above 0.
+    Subtracting the same number from every x_i changes nothing: it divides numerator and denominator
+    by the same factor. After subtracting the largest x_i, no exponent is above 0.
     """
     return softmax(x - np.max(x))
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Parse `argv`, or the command line where it is None."""
+    """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=int, default=200, help="passes over the data")
     parser.add_argument("--lr", type=float, default=0.5, help="learning rate")

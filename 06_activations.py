@@ -1,13 +1,13 @@
 """06 · Activation functions
 
-Between two linear layers stands an activation function; without it, the two would be no more than
-one. Each is applied to the same numbers, as a function and as a module, and drawn with its
-derivative. Then two experiments show what activations are for and how they differ.
+An activation function goes between two linear layers; without it, the two are equivalent to one.
+Five are applied to the same numbers, as functions and as modules; curves show the functions and
+their derivatives. Then two experiments show what activation functions do and how they differ.
 
 You will learn
     - softmax, sigmoid, tanh, ReLU, and leaky ReLU, as functions and as modules
     - the two ways to put an activation function into a network
-    - that a network without activation functions draws straight lines only
+    - that a network without activation functions can only draw straight decision boundaries
     - how gradients vanish on their way back through many sigmoids
 
 Run
@@ -16,12 +16,12 @@ Run
 
 Since the video
     - GELU and SiLU, common in newer networks, are drawn beside the others.
-    - The networks of both options have their own names, `NeuralNet1` and `NeuralNet2`.
+    - The two options have separate class names, `NeuralNet1` and `NeuralNet2`, not one name.
 
 Try it
-    - `--epochs 3000`: does the network without activation function catch up?
-    - In `gradient_by_layer`, change the number of layers from 10 to 20. What happens to each curve?
-    - Change `nn.LeakyReLU()` to `nn.LeakyReLU(0.2)` in `curves`. How does the curve change?
+    - `--epochs 3000`: does the network without an activation function catch up?
+    - In `gradient_by_layer`, change `8 * [64]` to `18 * [64]`. What happens to each curve?
+    - In `curves`, change `nn.LeakyReLU()` to `nn.LeakyReLU(0.2)` and its 0.01 to 0.2.
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=9753s (about 2:42:33)
@@ -40,7 +40,7 @@ device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class NeuralNet1(nn.Module):
-    """Option 1, modules: features (N, input_size) -> probabilities (N, 1)."""
+    """Option 1, modules: features (N, input_size) -> probabilities (N, 1), for BCELoss."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class NeuralNet1(nn.Module):
 
 
 class NeuralNet2(nn.Module):
-    """Option 2, functions: features (N, input_size) -> probabilities (N, 1)."""
+    """Option 2, functions: features (N, input_size) -> probabilities (N, 1), for BCELoss."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
@@ -77,37 +77,36 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     X = torch.from_numpy(X).float().to(device)  # (1000, 2)
     y = torch.from_numpy(y).float().view(-1, 1).to(device)  # (1000, 1)
     X_train, X_test, y_train, y_test = X[:500], X[500:], y[:500], y[500:]
-    data = "make_moons, 500 training and 500 test samples"
-    print(f"06 Activation functions | device: {device} | data: {data}")
+    print(f"06 Activation functions | device: {device} | data: make_moons, 500 training, 500 test")
 
     x = torch.tensor([-1.0, 1.0, 2.0, 3.0])
 
     # Softmax, as a function and as a module
-    print("softmax:   ", torch.softmax(x, dim=0))
-    print("softmax:   ", nn.Softmax(dim=0)(x))
+    print("torch.softmax:", torch.softmax(x, dim=0))
+    print("nn.Softmax:   ", nn.Softmax(dim=0)(x))
     # Sigmoid
-    print("sigmoid:   ", torch.sigmoid(x))
-    print("sigmoid:   ", nn.Sigmoid()(x))
+    print("torch.sigmoid:", torch.sigmoid(x))
+    print("nn.Sigmoid:   ", nn.Sigmoid()(x))
     # Tanh
-    print("tanh:      ", torch.tanh(x))
-    print("tanh:      ", nn.Tanh()(x))
+    print("torch.tanh:   ", torch.tanh(x))
+    print("nn.Tanh:      ", nn.Tanh()(x))
     # ReLU
-    print("ReLU:      ", torch.relu(x))
-    print("ReLU:      ", nn.ReLU()(x))
+    print("torch.relu:   ", torch.relu(x))
+    print("nn.ReLU:      ", nn.ReLU()(x))
     # Leaky ReLU
-    print("leaky ReLU:", F.leaky_relu(x))
-    print("leaky ReLU:", nn.LeakyReLU()(x))
+    print("F.leaky_relu: ", F.leaky_relu(x))
+    print("nn.LeakyReLU: ", nn.LeakyReLU()(x))
 
-    # Option 1, modules, and option 2, functions: class NeuralNet1 and class NeuralNet2, above
+    # The two networks, option 1 (modules) and option 2 (functions): NeuralNet1, NeuralNet2, above
 
-    # The curves, each with its derivative, which autograd finds
+    # The curves, each with its derivative, computed by autograd
     z = torch.linspace(-4, 4, 401)
     curves = [  # name, PyTorch's module, and the formula
         ("sigmoid", nn.Sigmoid(), 1 / (1 + torch.exp(-z))),
         ("tanh", nn.Tanh(), (torch.exp(z) - torch.exp(-z)) / (torch.exp(z) + torch.exp(-z))),
         ("ReLU", nn.ReLU(), torch.where(z > 0, z, 0.0)),
         ("leaky ReLU", nn.LeakyReLU(), torch.where(z > 0, z, 0.01 * z)),
-        ("GELU", nn.GELU(), z * (1 + torch.erf(z / 2**0.5)) / 2),  # z * P(normal variable < z)
+        ("GELU", nn.GELU(), z * (1 + torch.erf(z / 2**0.5)) / 2),  # z * P(standard normal < z)
         ("SiLU", nn.SiLU(), z / (1 + torch.exp(-z))),  # z * sigmoid(z)
     ]
     figure, axes = plt.subplots(2, 4, figsize=(12, 6), layout="constrained")
@@ -115,7 +114,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     for ax, (name, activation, formula) in zip(axes.flat, curves):
         x = z.clone().requires_grad_()
         output = activation(x)
-        output.sum().backward()  # x.grad: the derivative at each x
+        output.sum().backward()  # backward needs one number; x.grad: the derivative at each x
         max_error = max(max_error, (output - formula).abs().max().item())
         ax.plot(z, output.detach(), label="function")
         ax.plot(z, x.grad, "--", label="derivative")
@@ -123,16 +122,16 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     axes.flat[0].legend()
     axes.flat[6].plot(z, torch.heaviside(z, torch.tensor(1.0)))  # 0 below 0, else 1
     axes.flat[6].set(title="step (its derivative is 0)", xlabel="x", ylim=(-1.2, 2.2))
-    print(f"formulas and PyTorch: outputs differ by {max_error:.1e} at most")
+    print(f"formulas and PyTorch: maximum difference {max_error:.1e}")
 
     # Beyond the video: two half circles cannot be separated by a straight line. Without an
-    # activation function, that is all two layers can draw, for together they are one linear layer.
+    # activation function, that is all two layers can draw: together they are one linear layer.
     accuracies = {}
-    for activation in (nn.Identity(), nn.Tanh(), nn.ReLU()):
+    for activation in (nn.Identity(), nn.Tanh(), nn.ReLU()):  # Identity: no activation
         torch.manual_seed(args.seed)  # the same start for all
         model = nn.Sequential(nn.Linear(2, 16), activation, nn.Linear(16, 1)).to(device)
         criterion = nn.BCEWithLogitsLoss()
-        optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
+        optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)  # a relative of SGD
         for _ in range(args.epochs):
             loss = criterion(model(X_train), y_train)
             loss.backward()
@@ -145,17 +144,17 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         accuracies[f"accuracy_{name.lower()}"] = acc
         print(f"two layers on make_moons, {name}: accuracy {acc:.1%}")
 
-    # Beyond the video: on its way back through ten layers, the gradient is multiplied by the
-    # derivative of each activation. The sigmoid's is 0.25 at most, so hardly anything arrives.
+    # Beyond the video: on its way back, the gradient passes nine activations and is multiplied by
+    # each one's derivative (and the weights). The sigmoid's is 0.25 at most: little arrives.
     gradients = {}
     ax = axes.flat[7]
     for activation, style in ((nn.Sigmoid(), "s-"), (nn.Tanh(), "^--"), (nn.ReLU(), "o-.")):
         torch.manual_seed(args.seed)
         name, by_layer = type(activation).__name__, gradient_by_layer(activation, X_train, y_train)
         gradients[f"gradient_{name.lower()}"] = by_layer[0]
-        ax.plot(range(1, 11), by_layer, style, label=name)
-        print(f"gradient in the first of ten layers, {name}: {by_layer[0]:.1e}")
-    ax.set(title="Gradient before training", xlabel="layer", ylabel="mean size", yscale="log")
+        ax.plot(range(1, len(by_layer) + 1), by_layer, style, label=name)
+        print(f"gradient in the first of {len(by_layer)} layers, {name}: {by_layer[0]:.1e}")
+    ax.set(title="Mean absolute gradient", xlabel="layer", yscale="log")
     ax.legend()
     figure.savefig(args.output_dir / "06_activations.png")
     if args.show:
@@ -172,8 +171,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 def gradient_by_layer(activation: nn.Module, X: Tensor, y: Tensor) -> list[float]:
     """Return the mean absolute gradient of the weights of ten layers, before training.
 
-    The weights are initialized for ReLU (He et al., 2015): with it, gradients neither grow nor
-    shrink on average.
+    All use He initialization (He et al., 2015), designed for ReLU: gradients then keep about the
+    same size from layer to layer.
     """
     layers = []
     for n_inputs in [2] + 8 * [64]:
@@ -186,7 +185,7 @@ def gradient_by_layer(activation: nn.Module, X: Tensor, y: Tensor) -> list[float
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Parse `argv`, or the command line where it is None."""
+    """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=int, default=300, help="passes over the data")
     parser.add_argument("--lr", type=float, default=0.02, help="learning rate")

@@ -1,8 +1,8 @@
 """08 · Transfer learning
 
 A network that has learned to see needs few images to learn something new. A ResNet-18, pretrained
-on the 1,000 classes of ImageNet, learns to tell ants from bees: first fine-tuned as a whole, then
-as a fixed feature extractor, of which only a new last layer is trained.
+on the 1,000 classes of ImageNet, learns to tell ants from bees: first by fine-tuning all layers,
+then as a fixed feature extractor, where only a new last layer is trained.
 
 You will learn
     - to load pretrained weights, and to replace the last layer
@@ -17,16 +17,16 @@ Run
 Since the video
     - `weights=ResNet18_Weights.DEFAULT` replaces `pretrained=True`; the weights bring their own
       `transforms()` for validation.
-    - The frozen network is in eval mode, so its batch norm statistics stay as they are, and runs
-      once over the images: its features never change. In the video, it runs again every epoch.
-    - The same network is also trained from scratch, for comparison.
+    - The frozen network is in eval mode, so its batch norm statistics stay as they are. It sees the
+      training images without random transforms, so it has to run only once, not every epoch.
+    - The same network is also trained from scratch. Fine-tuning has momentum, too. 8 epochs.
     - Offline, the network first learns to read digits, then to tell even digits from odd ones.
 
 Try it
-    - `--epochs 25`: does training from scratch catch up?
-    - `--dataset digits` with `--seed 1`, 2, 3: other images to learn from. How much does it matter?
-    - Your own photos: put them into `data/hymenoptera_data/train/NAME` and `.../val/NAME`, one
-      folder for each class.
+    - `--epochs 25`, with `step_size=20` for training from scratch: does it catch up?
+    - `--dataset digits` with `--seed 1`, 2, 3: other images, other initial weights. Who wins?
+    - Your own photos: one folder for each class in `data/hymenoptera_data/train` and in `.../val`.
+      (Ants and bees remain classes, unless you delete their folders.)
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=12983s (about 3:36:23)
@@ -64,7 +64,7 @@ def imshow(inp: Tensor, ax: plt.Axes, title: str) -> None:
 
 
 def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs):
-    """Train, and return the model with its best weights and the validation accuracy by epoch.
+    """Train, and return the model with its best weights and the validation accuracy of each epoch.
 
     `dataloaders` has a loader for each phase, "train" and "val".
     """
@@ -73,7 +73,7 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs)
     val_accuracies = []
     for epoch in range(num_epochs):
         for phase in ["train", "val"]:
-            model.train(phase == "train")  # train(False) is eval()
+            model.train(phase == "train")  # model.train(False) is model.eval()
             running_loss, running_corrects, n_samples = 0.0, 0, 0
             for inputs, labels in dataloaders[phase]:
                 inputs, labels = inputs.to(device), labels.to(device)
@@ -92,7 +92,7 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs)
             if phase == "train":
                 scheduler.step()  # once per epoch, after the training phase
             epoch_loss, epoch_acc = running_loss / n_samples, running_corrects / n_samples
-            print(f"{phase} {epoch + 1}: loss {epoch_loss:.4f}, acc {epoch_acc:.4f}", flush=True)
+            print(f"epoch {epoch + 1} {phase}: loss {epoch_loss:.4f}, acc {epoch_acc:.4f}")
             if phase == "val":
                 val_accuracies.append(epoch_acc)
                 if epoch_acc > best_acc:
@@ -118,13 +118,13 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     folder = args.data_dir / "hymenoptera_data"
     dataset = "digits" if args.dataset == "digits" else "hymenoptera"
     if dataset == "hymenoptera":
-        socket.setdefaulttimeout(15)  # seconds until a server that does not answer is given up
+        socket.setdefaulttimeout(15)  # seconds to wait for a server to answer
         try:
             if not folder.exists():
                 download_photos(folder)
-            weights.get_state_dict(progress=True, check_hash=True)  # for later
+            weights.get_state_dict(progress=True, check_hash=True)  # now, to see a failure here
         except Exception as error:  # a damaged file can raise almost anything
-            problem = f"Photos or weights cannot be downloaded: {' '.join(str(error).split())}"
+            problem = f"Photos or weights cannot be downloaded ({' '.join(str(error).split())})"
             if args.dataset == "hymenoptera":
                 sys.exit(f"{problem}. Check the connection, or use --dataset digits.")
             print(f"*** {problem}: using scikit-learn's digits ***")
@@ -136,10 +136,11 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
             sys.exit(f"{folder} cannot be used: {error}")
         class_names = image_datasets["train"].classes
     else:
-        image_datasets, digit_datasets = load_offline_data(args.seed)
+        image_datasets, digit_datasets = load_offline_data(args.seed, args.limit)
         class_names = ["even", "odd"]
     for x, images in image_datasets.items():
-        image_datasets[x] = Subset(images, torch.randperm(len(images))[: args.limit].tolist())
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(args.seed))
+        image_datasets[x] = Subset(images, order[: args.limit].tolist())
     dataset_sizes = {x: len(image_datasets[x]) for x in ["train", "val"]}
     sizes = f"{dataset_sizes['train']} training and {dataset_sizes['val']} validation images"
     print(f"08 Transfer learning | device: {device} | data: {dataset} {class_names}, {sizes}")
@@ -148,17 +149,17 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     # A look at the first training batch
     figure, axes = plt.subplots(2, 4, figsize=(14, 7), layout="constrained")
     inputs, classes = next(iter(dataloaders["train"]))
-    imshow(make_grid(inputs, nrow=2), axes[0, 0], str([class_names[x] for x in classes]))
+    imshow(make_grid(inputs, nrow=2), axes[0, 0], f"Training: {[class_names[x] for x in classes]}")
 
     # 1) Finetuning the convnet
     if dataset == "hymenoptera":
         pretrained = models.resnet18(weights=weights)  # 1,000 classes of ImageNet
     else:
         pretrained = pretrain_on_digits(digit_datasets)
-    model = copy.deepcopy(pretrained)  # pretrained itself is needed again
+    model = copy.deepcopy(pretrained)  # `pretrained` is used again in 2)
     num_ftrs = model.fc.in_features  # 512
     model.fc = nn.Linear(num_ftrs, len(class_names))
-    # channels_last: another memory layout, with which convolutions are faster
+    # channels_last: a memory layout in which convolutions are usually faster
     model = model.to(device, memory_format=torch.channels_last)
     criterion = nn.CrossEntropyLoss()
     optimizer = optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)
@@ -170,7 +171,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     )
 
     # 2) ConvNet as fixed feature extractor
-    model_conv = pretrained
+    model_conv = pretrained  # frozen: no gradients are computed for its parameters
     for param in model_conv.parameters():
         param.requires_grad = False
     # Parameters of new modules have requires_grad=True by default
@@ -178,8 +179,8 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     model_conv = model_conv.to(device)
     optimizer_conv = optim.SGD(model_conv.fc.parameters(), lr=learning_rate, momentum=0.9)
     exp_lr_scheduler = optim.lr_scheduler.StepLR(optimizer_conv, step_size=7, gamma=0.1)
-    # Beyond the video: the frozen layers give the same features every epoch, so they run once, and
-    # only the new layer is trained, on the features.
+    # Beyond the video: without random transforms, the frozen layers give the same features in every
+    # epoch, so they run once, and only the new layer is trained, on these features.
     print("ConvNet as fixed feature extractor")
     start = time.time()
     train_features = extract_features(model_conv, image_datasets["plain"])
@@ -202,19 +203,19 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     axes[0, 1].plot(epochs, finetuned, "o-", label="fine-tuned")
     axes[0, 1].plot(epochs, frozen, "s--", label="frozen")
     axes[0, 1].plot(epochs, scratch, "^:", label="from scratch")
-    axes[0, 1].set(title=f"Validation ({dataset})", xlabel="epoch", ylabel="accuracy")
+    axes[0, 1].set(title=f"Validation accuracy ({dataset})", xlabel="epoch", ylabel="accuracy")
     axes[0, 1].legend()
-    for i, ax in enumerate(axes.flat[2:]):  # six validation images; the model is in eval mode
+    for i, ax in enumerate(axes.flat[2:]):  # six validation images; train_model ends in eval mode
         image, label = image_datasets["val"][i * dataset_sizes["val"] // 6]
         with torch.no_grad():
             _, pred = torch.max(model(image.unsqueeze(0).to(device)), 1)
-        imshow(image, ax, f"{class_names[pred]} (is {class_names[label]})")
+        imshow(image, ax, f"predicted {class_names[pred]}, true {class_names[label]}")
     figure.savefig(args.output_dir / "08_transfer_learning.png")
     if args.show:
         plt.show()
     plt.close(figure)
 
-    # The best epoch was chosen by the validation images themselves, so these numbers are optimistic
+    # The best epoch was chosen on the validation images themselves, so these numbers are optimistic
     result = f"fine-tuned {max(finetuned):.1%}, frozen {max(frozen):.1%}"
     print(f"Best validation accuracy: {result}, from scratch {max(scratch):.1%} ({dataset})")
     print("Figure:", args.output_dir / "08_transfer_learning.png")
@@ -225,7 +226,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
 def make_dataloaders(datasets: dict[str, Dataset], batch_size: int) -> dict[str, DataLoader]:
     """Return a loader for each phase.
 
-    A last training batch of one image, which batch norm cannot normalize, is left out.
+    A last training batch of one image is left out: batch norm cannot normalize one value (digits).
     """
     drop_last = len(datasets["train"]) % batch_size == 1
     train_loader = DataLoader(datasets["train"], batch_size, shuffle=True, drop_last=drop_last)
@@ -264,9 +265,9 @@ def load_photos(folder: Path, data_transforms: dict) -> dict[str, datasets.Image
 # Beyond the video
 @torch.no_grad()
 def extract_features(model: nn.Module, dataset: Dataset) -> TensorDataset:
-    """Return what all layers but the last make of the images, (N, 512), and the labels (N,)."""
+    """Return the outputs of all layers but the last, (N, 512), and the labels (N,)."""
     model.eval()  # batch norm uses its running averages, and leaves them as they are
-    backbone = nn.Sequential(*list(model.children())[:-1], nn.Flatten())
+    backbone = nn.Sequential(*list(model.children())[:-1], nn.Flatten())  # all layers but fc
     features, all_labels = [], []
     for inputs, labels in DataLoader(dataset, batch_size=32):
         features.append(backbone(inputs.to(device)).cpu())
@@ -275,10 +276,10 @@ def extract_features(model: nn.Module, dataset: Dataset) -> TensorDataset:
 
 
 # Offline data
-def load_offline_data(seed: int) -> tuple[dict[str, Dataset], dict[str, Dataset]]:
+def load_offline_data(seed: int, limit: int) -> tuple[dict[str, Dataset], dict[str, Dataset]]:
     """Return the datasets of two tasks: "even or odd?", and "which digit?" to pretrain on.
 
-    "Even or odd?" has 20 training images, two of each digit, drawn by `seed`; the network is not
+    "Even or odd?" has 20 training images, two of each digit, chosen by `seed`; the network is not
     pretrained on any of its images.
     """
     X, y = load_digits(return_X_y=True)
@@ -289,14 +290,14 @@ def load_offline_data(seed: int) -> tuple[dict[str, Dataset], dict[str, Dataset]
         X[1000:], y[1000:], train_size=20, stratify=y[1000:], random_state=seed
     )
     train, val = TensorDataset(X_train, y_train % 2), TensorDataset(X_val, y_val % 2)
-    digits = TensorDataset(X, y)
-    pretrain = {"train": Subset(digits, range(900)), "val": Subset(digits, range(900, 1000))}
-    return {"train": train, "val": val, "plain": train}, pretrain
+    pretrain = TensorDataset(X[:900][:limit], y[:900][:limit])
+    pretrain_val = TensorDataset(X[900:1000][:limit], y[900:1000][:limit])
+    return {"train": train, "val": val, "plain": train}, {"train": pretrain, "val": pretrain_val}
 
 
 def pretrain_on_digits(datasets: dict[str, Dataset]) -> nn.Module:
     """Return a ResNet-18 that has learned to name the ten digits."""
-    print("Pretraining on the ten digits")
+    print("Pretraining on the ten digits, 900 images")
     model = models.resnet18(num_classes=10).to(device, memory_format=torch.channels_last)
     optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     scheduler = optim.lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.1)
@@ -306,7 +307,7 @@ def pretrain_on_digits(datasets: dict[str, Dataset]) -> nn.Module:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Parse `argv`, or the command line where it is None."""
+    """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     names = ("auto", "hymenoptera", "digits")
     parser.add_argument("--epochs", type=int, default=8, help="passes over the data")

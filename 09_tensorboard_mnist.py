@@ -1,29 +1,31 @@
 """09 · TensorBoard
 
 A small network learns to read handwritten digits, and everything worth watching is logged for
-TensorBoard: images, the model's graph, loss and accuracy of both sets, and a precision-recall curve
-for each digit.
+TensorBoard: images, the model's graph, training and test loss and accuracy, and a precision-recall
+curve for each digit.
 
 You will learn
     - to log images, a graph, scalars, and precision-recall curves with `SummaryWriter`
-    - to show training and test in one chart, and to tell runs apart
+    - to show training and test curves in one chart, and to tell runs apart
     - what precision and recall say about each digit
-    - to close the writer whatever happens, so that the log is complete
+    - to close the writer whatever happens, so that nothing logged is lost
 
 Run
     python 09_tensorboard_mnist.py
-    tensorboard --logdir runs
+    tensorboard --logdir runs        (then open http://localhost:6006 in a browser)
 
 Since the video
-    - Two writers, in the folders `train` and `test`, log the same tags: TensorBoard draws both
-      curves in one chart. The video logs the training set only.
-    - Every run has a folder of its own, named by learning rate, batch size, and time.
-    - 4 epochs instead of 1, with a learning rate that falls to 0.
+    - Two writers, in the folders `train` and `test`, log under the same names (tags): TensorBoard
+      draws both curves in one chart. The video draws the training curves only.
+    - Every run has a folder of its own, named after its learning rate, batch size, and time.
+    - 4 epochs, batches of 100, and a learning rate falling from 0.003 to 0 (1, 64, 0.001 in the
+      video), with a test after every epoch.
+    - `with` replaces `writer.close()`, which the video calls inside the loop by mistake.
     - If MNIST cannot be downloaded, scikit-learn's digits take its place.
 
 Try it
-    - `--lr 0.03`, then compare both runs in TensorBoard. (Choosing the better one by its test
-      accuracy would be tuning on the test set: for that, split off a validation set.)
+    - `--lr 0.03`, then compare the two runs in TensorBoard. (Do not choose the better one by its
+      test accuracy: that would be tuning on the test set. To choose, split off a validation set.)
     - `--epochs 20`: does the test loss follow the training loss all the way?
     - Which digit has the lowest average precision? Look at the mistakes in the Images tab.
 
@@ -49,6 +51,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LinearLR
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
+from torchvision.utils import make_grid
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -78,26 +81,27 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     # TensorBoard: two writers, one for each curve in a chart
     run = f"lr{learning_rate:g}_batch{batch_size}_{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
     log_dir = args.log_dir / run
-    # `with` closes the writers whatever happens, even after Ctrl-C, so that the log is complete
+    # `with` closes the writers whatever happens, even after Ctrl-C, so that nothing logged is lost
     with SummaryWriter(log_dir / "train") as writer, SummaryWriter(log_dir / "test") as test_writer:
         # MNIST
         dataset = "digits" if args.dataset == "digits" else "mnist"
         if dataset == "mnist":
-            socket.setdefaulttimeout(15)  # seconds until a server that does not answer is given up
+            socket.setdefaulttimeout(15)  # seconds to wait for a server to answer
             try:
                 train_dataset = torchvision.datasets.MNIST(args.data_dir, train=True, download=True)
                 test_dataset = torchvision.datasets.MNIST(args.data_dir, train=False, download=True)
                 train_dataset, test_dataset = to_tensors(train_dataset), to_tensors(test_dataset)
             except (OSError, RuntimeError) as error:
-                problem = f"MNIST cannot be downloaded: {' '.join(str(error).split())}"
+                problem = f"MNIST cannot be downloaded ({' '.join(str(error).split())})"
                 if args.dataset == "mnist":
                     sys.exit(f"{problem}. Check the connection, or use --dataset digits.")
                 print(f"*** {problem}: using scikit-learn's digits ***")
                 dataset = "digits"
             except Exception as error:  # a damaged file can raise almost anything
-                sys.exit(f"{args.data_dir}/MNIST is damaged: delete it, and try again ({error}).")
+                sys.exit(f"{args.data_dir}/MNIST is damaged: delete it and try again ({error}).")
         if dataset == "digits":
             train_dataset, test_dataset = load_offline_data()
+        # A slice of a TensorDataset is a tuple (images, labels)
         train_dataset = TensorDataset(*train_dataset[: args.limit])
         test_dataset = TensorDataset(*test_dataset[: args.limit])
         sizes = f"{len(train_dataset)} training and {len(test_dataset)} test images"
@@ -105,15 +109,14 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
         train_loader = DataLoader(train_dataset, batch_size=batch_size, shuffle=True)
         test_loader = DataLoader(test_dataset, batch_size=batch_size)
 
-        # TensorBoard: images
+        # TensorBoard: test images. make_grid repeats the gray channel three times: [0] takes one.
         examples = iter(test_loader)
         example_data, example_targets = next(examples)  # (batch_size, 1, 28, 28) and (batch_size,)
         figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-        left.imshow(torchvision.utils.make_grid(example_data[:6], nrow=3)[0].numpy(), cmap="gray")
+        left.imshow(make_grid(example_data[:6], nrow=3, pad_value=1)[0].numpy(), cmap="gray")
         left.set(title=f"Test images: {example_targets[:6].tolist()}", xticks=[], yticks=[])
-        right.set_prop_cycle(color=2 * plt.cm.tab10.colors[:5], linestyle=5 * ["-"] + 5 * ["--"])
-        img_grid = torchvision.utils.make_grid(example_data)
-        writer.add_image("mnist_images", img_grid)
+        img_grid = make_grid(example_data)
+        test_writer.add_image("mnist_images", img_grid)
 
         model = NeuralNet(input_size, hidden_size, num_classes).to(device)
 
@@ -121,7 +124,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
         criterion = nn.CrossEntropyLoss()
         optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
         n_total_steps = len(train_loader)
-        # The learning rate falls from its full value to 0, step by step
+        # The learning rate falls linearly from its full value to 0
         scheduler = LinearLR(optimizer, 1.0, 0.0, total_iters=num_epochs * n_total_steps)
 
         # TensorBoard: graph
@@ -151,7 +154,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
                 running_samples += labels.size(0)
                 step = epoch * n_total_steps + i + 1
                 if step % log_every == 0:
-                    # TensorBoard: training loss and accuracy
+                    # TensorBoard: training loss and accuracy, averaged over the last steps
                     running_loss /= log_every
                     running_accuracy = running_correct / running_samples
                     writer.add_scalar("loss", running_loss, step)
@@ -160,12 +163,12 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
                     print(f"{progress}, Loss: {running_loss:.4f}", flush=True)
                     running_loss, running_correct, running_samples = 0.0, 0, 0
 
-            # Test
+            # Test. Without dropout and batch norm, model.eval() would change nothing.
             class_labels, class_preds, test_loss = [], [], 0.0
             with torch.no_grad():
                 for images, labels in test_loader:
                     outputs = model(images.reshape(-1, 28 * 28).to(device)).cpu()
-                    test_loss += criterion(outputs, labels).item() * labels.size(0)
+                    test_loss += criterion(outputs, labels).item() * labels.size(0)  # a sum
                     class_preds.append(torch.softmax(outputs, dim=1))  # (N, 10)
                     class_labels.append(labels)
             test_loss /= len(test_dataset)
@@ -173,18 +176,19 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
             predicted = class_preds.argmax(dim=1)
             acc = (predicted == class_labels).float().mean().item()
             print(f"Accuracy of the network: {acc:.1%}", flush=True)
-            # TensorBoard: test loss and accuracy, and beyond the video, how the weights spread
+            # TensorBoard: test loss and accuracy, and, beyond the video, histograms of the weights
             test_writer.add_scalar("loss", test_loss, step)
             test_writer.add_scalar("accuracy", acc, step)
             for name, parameter in model.named_parameters():
                 writer.add_histogram(name, parameter, step)
         seconds = time.perf_counter() - start
 
-        # TensorBoard: a precision-recall curve for each digit, against all others. Of the images
-        # that are called a 3, precision is the fraction that are; of all 3s, recall is the
-        # fraction that is found. The threshold of the probability trades one for the other, and
-        # average precision summarizes the curve.
+        # TensorBoard: a precision-recall curve for each digit against all others. An image is a
+        # predicted 3 if its probability exceeds a threshold. Precision: the fraction of predicted
+        # 3s that are 3s. Recall: the fraction of all 3s that are predicted. The threshold trades
+        # one for the other; average precision (AP) summarizes the curve.
         average_precisions = {}
+        right.set_prop_cycle(color=2 * plt.cm.tab10.colors[:5], linestyle=5 * ["-"] + 5 * ["--"])
         for i in range(10):
             labels, preds = class_labels == i, class_preds[:, i]
             if labels.any():  # with --limit, a digit may be missing
@@ -194,17 +198,18 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
                 average_precisions[f"average_precision_{i}"] = average_precision
                 print(f"Average precision of {i}: {average_precision:.4f}")
 
-        # Beyond the video: mistakes, and the settings beside the result
+        # Beyond the video: the first ten mistakes, and the settings with the result
         mistakes = (predicted != class_labels).nonzero().flatten().tolist()
         mistakes_figure, axes = plt.subplots(2, 5, figsize=(6, 3), layout="constrained")
         for ax, i in zip(axes.flat, mistakes):
             ax.imshow(test_dataset[i][0][0].numpy(), cmap="gray")
-            ax.set(title=f"{predicted[i]}? (is {class_labels[i]})", xticks=[], yticks=[])
+            ax.set(title=f"{predicted[i]} (is {class_labels[i]})", xticks=[], yticks=[])
         test_writer.add_figure("mistakes", mistakes_figure, step)
         settings = {"lr": learning_rate, "batch_size": batch_size, "epochs": num_epochs}
-        test_writer.add_hparams(settings, {"hparam/accuracy": acc}, run_name=".")  # same folder
+        # run_name=".": in the folder of test_writer
+        test_writer.add_hparams(settings, {"hparam/accuracy": acc}, run_name=".")
 
-    right.set(title=f"Precision and recall ({dataset})", xlim=(0.8, 1.01), ylim=(0.8, 1.01))
+    right.set(title=f"Precision and recall ({dataset})", xlabel="recall", ylabel="precision")
     figure.savefig(args.output_dir / "09_tensorboard_mnist.png")
     if args.show:
         plt.show()
@@ -233,7 +238,7 @@ def load_offline_data() -> tuple[TensorDataset, TensorDataset]:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Parse `argv`, or the command line where it is None."""
+    """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     names = ("auto", "mnist", "digits")
     parser.add_argument("--epochs", type=int, default=4, help="passes over the data")

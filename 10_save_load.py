@@ -1,12 +1,12 @@
 """10 · Saving and loading models
 
-Three calls and two ways. The calls: `torch.save(object, FILE)`, `torch.load(FILE)`, and
-`model.load_state_dict(state_dict)`. The ways: the lazy one saves the whole model; the recommended
-one saves its state dict, that is, its parameters by name. Training itself is saved as a checkpoint.
+Three calls and two approaches. The calls: `torch.save(object, FILE)`, `torch.load(FILE)`, and
+`model.load_state_dict(state_dict)`. The lazy approach saves the whole model; the recommended one
+saves its state dict: its parameters and buffers by name. A checkpoint saves training itself.
 
 You will learn
     - to save and load a whole model, a state dict, and a checkpoint, also across devices
-    - why `torch.load` refuses whole models by default, and a hostile file that it stops
+    - why `torch.load` refuses whole models by default, and how that stops a hostile file
     - what `model.eval()` changes
     - what a checkpoint needs so that training can go on as if it had never stopped
 
@@ -17,12 +17,12 @@ Run
 Since the video
     - Since PyTorch 2.6, `torch.load` has `weights_only=True` by default: it loads tensors and plain
       containers, but not arbitrary objects, because a pickle can run code when it is loaded.
-    - Besides the video's checkpoint, a second one also has the scheduler and the random state.
+    - A second checkpoint also stores the scheduler and the state of the random number generators.
 
 Try it
-    - Add a second optimizer step before the checkpoint, with momentum. What is in its state now?
+    - Take an optimizer step with `momentum=0.9` before the checkpoint. What is in its state now?
     - Remove the line with `torch.set_rng_state`. Which loss does the resumed training reach now?
-    - Leave out `training.model.eval()`. Why is the accuracy lower, and different with each run?
+    - Remove `.eval()` from `training.model.eval()(X_test)`. How does the accuracy change, and why?
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=15425s (about 4:17:05)
@@ -59,7 +59,7 @@ class Model(nn.Module):
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run the lesson and return its metrics."""
     args = parse_args(argv)
-    if args.resume:  # a trial: a bad file must stop the lesson before anything is written
+    if args.resume:  # load it once first: a bad file stops the lesson before anything is written
         try:
             epoch = Training(args.lr).load(args.resume)
         except Exception as error:  # a damaged file can raise almost anything
@@ -71,15 +71,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     print(f"10 Saving and loading models | device: {device} | data: 8x8 digits, 1797 images")
 
     model = Model(n_input_features=6)
-    x = torch.randn(5, 6)  # to compare what the models answer
+    x = torch.randn(5, 6)  # to compare the models' outputs
     answer = model(x)
 
-    # Save all (the lazy way): a pickle, bound to this file and its classes
+    # Save all (the lazy way): a pickle, tied to this script and its classes
     print(list(model.parameters()))
     FILE = args.output_dir / "10_save_load_model.pth"
     torch.save(model, FILE)
-    # weights_only=False runs any code that the file contains: right for a file that we have just
-    # written, wrong for any other.
+    # weights_only=False runs any code that the file contains: fine for a file that we have just
+    # written, unsafe for files from others.
     loaded_model = torch.load(FILE, weights_only=False)
     loaded_model.eval()
     print(list(loaded_model.parameters()))
@@ -94,7 +94,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     print(loaded_model.state_dict())
     state_dict_error = (loaded_model(x) - answer).abs().max().item()
 
-    # Checkpoint: what is needed to go on training
+    # Checkpoint: epoch, model, and optimizer, to resume training
     learning_rate = 0.01
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
     checkpoint = {
@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         torch.save(model.to("cpu").state_dict(), FILE)
         model = Model(n_input_features=6)
         model.load_state_dict(torch.load(FILE, map_location="cuda:0"))
-        model.to("cuda")
+        model.to("cuda")  # load_state_dict copied the values to a model on the CPU
         print("on the GPU:", model(x.to("cuda")))  # the inputs must be there, too
     else:
         print("CUDA is not available: skipped GPU to CPU, GPU to GPU, and CPU to GPU")
@@ -138,14 +138,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     model.load_state_dict(torch.load(FILE, map_location="cpu"))
     print("on the CPU:", model(x))
 
-    # Beyond the video: torch.load refuses whole models, because a pickle can run any code
-    torch.save(model, FILE)
-    try:
-        torch.load(FILE)
-    except pickle.UnpicklingError as error:
-        print(str(error).splitlines()[0])
-    with torch.serialization.safe_globals([Model, nn.Linear]):  # classes that we trust
-        print("With safe_globals:", torch.load(FILE))
+    # Beyond the video: a pickle can run code when it is loaded. This hostile file would only create
+    # a folder, but torch.load refuses it.
     folder = args.output_dir / "made by a hostile file"
     torch.save(Hostile(folder), FILE)
     try:
@@ -153,15 +147,23 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     except pickle.UnpicklingError:
         print("The hostile file was refused. Did it make a folder?", folder.exists())
     hostile_blocked = float(not folder.exists())
+    # For the same reason, it refuses whole models, unless we name the classes that we trust
+    torch.save(model, FILE)
+    try:
+        torch.load(FILE)
+    except pickle.UnpicklingError as error:
+        print("The whole model was refused:", str(error).partition(".")[0])
+    with torch.serialization.safe_globals([Model, nn.Linear]):
+        print("With safe_globals:", torch.load(FILE))
 
     # Beyond the video: a state dict fits its own architecture only
     try:
         Model(n_input_features=7).load_state_dict(model.state_dict())
     except RuntimeError as error:
-        print(error)
+        print("Wrong architecture:", error)
 
-    # Beyond the video: a checkpoint to rely on. A training that is saved halfway, loaded into new
-    # objects, and continued ends where the uninterrupted one ends, bit for bit (on the CPU of the
+    # Beyond the video: a reliable checkpoint. Training that is saved halfway, loaded into new
+    # objects, and resumed ends where uninterrupted training ends, bit for bit (on the CPU of the
     # same machine, with the same number of threads).
     X, y = load_digits(return_X_y=True)
     X, y = torch.from_numpy(X / 16).float(), torch.from_numpy(y)
@@ -183,21 +185,21 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     resumed.save(FILE)
     pairs = zip(training.model.parameters(), resumed.model.parameters())
     resume_error = max((a - b).abs().max().item() for a, b in pairs)
-    print(f"Uninterrupted: loss {training.losses[-1]:.8f}, resumed: loss {resumed.losses[-1]:.8f}")
+    print(f"Uninterrupted and resumed, the parameters differ by {resume_error:g}")
 
-    # Beyond the video: eval() turns dropout off and lets batch norm use its running averages
+    # Beyond the video: eval() turns dropout off and makes batch norm use its running averages
     with torch.no_grad():
         outputs = training.model.eval()(X_test)
         eval_difference = (training.model.train()(X_test) - outputs).abs().max().item()
     accuracy = (outputs.argmax(dim=1) == y_test).float().mean().item()
-    print(f"Without eval(), the outputs differ by up to {eval_difference:.2f}")
+    print(f"Without eval(), the logits differ by up to {eval_difference:.2f}")
 
     epochs = range(1, args.epochs + 1)
     figure, ax = plt.subplots(figsize=(8, 4.5), layout="constrained")
     ax.plot(epochs, training.losses, linewidth=6, alpha=0.5, label="uninterrupted")
-    ax.plot(epochs, resumed.losses, "o--", markersize=4, label="saved and resumed")
-    ax.axvline(halfway + 0.5, color="gray", linestyle=":", label="resumed here")
-    ax.set(title="The same training, interrupted or not", xlabel="epoch", ylabel="training loss")
+    ax.plot(epochs[halfway:], resumed.losses[halfway:], "o--", markersize=4, label="resumed")
+    ax.axvline(halfway + 0.5, color="gray", linestyle=":", label="saved and loaded here")
+    ax.set(title="Interrupted or not", xlabel="epoch", ylabel="loss of the last training batch")
     ax.legend()
     figure.savefig(args.output_dir / "10_save_load.png")
     if args.show:
@@ -214,14 +216,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 # Beyond the video
 class Hostile(str):
-    """A path whose pickle creates a folder there when it is loaded. It could as well delete one."""
+    """A path whose pickle creates a folder when it is loaded. It could just as well delete one."""
 
     def __reduce__(self) -> tuple:
         return os.mkdir, (str(self),)  # what to call, and with which arguments
 
 
 class Training:
-    """A model, and everything else that its training depends on."""
+    """A model with its optimizer, scheduler, and losses."""
 
     def __init__(self, lr: float) -> None:
         hidden = [nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.2)]
@@ -231,7 +233,7 @@ class Training:
         self.losses: list[float] = []  # one for each epoch
 
     def train(self, dataset: TensorDataset, num_epochs: int) -> None:
-        """Go on training until there have been `num_epochs` epochs in all."""
+        """Continue training until `num_epochs` epochs are complete."""
         train_loader = DataLoader(dataset, batch_size=32, shuffle=True, drop_last=True)
         self.model.train()
         while len(self.losses) < num_epochs:
@@ -247,8 +249,8 @@ class Training:
     def save(self, path: Path) -> None:
         """Save a checkpoint atomically.
 
-        The new file is completed beside the old one and then takes its place: if the process is
-        killed, one of the two is there, never a partial file.
+        It is written to a temporary file, which then replaces `path`: if the process is killed,
+        `path` is the old file or the new one, never a partial file.
         """
         checkpoint = {
             "epoch": len(self.losses),
@@ -264,8 +266,8 @@ class Training:
         temporary.replace(path)
 
     def load(self, path: Path) -> int:
-        """Restore a checkpoint and return its epoch. Raises RuntimeError, KeyError, and others."""
-        checkpoint = torch.load(path, map_location="cpu")
+        """Restore a checkpoint and return its epoch. A damaged file can raise any exception."""
+        checkpoint = torch.load(path, map_location="cpu")  # random states must be there
         self.model.load_state_dict(checkpoint["model_state"])
         self.optimizer.load_state_dict(checkpoint["optim_state"])
         self.scheduler.load_state_dict(checkpoint["scheduler_state"])
@@ -276,7 +278,7 @@ class Training:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Parse `argv`, or the command line where it is None."""
+    """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=int, default=10, help="passes over the data")
     parser.add_argument("--lr", type=float, default=0.01, help="learning rate")

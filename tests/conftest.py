@@ -1,58 +1,43 @@
-"""What all tests share: Agg, no network, and a way to load a lesson by its number."""
+"""What the tests share: Agg, a network guard, a fake web, and the lessons by their numbers."""
 
 import importlib
 import io
 import os
-import shutil
 import socket
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPMessage
 from pathlib import Path
 from types import ModuleType
 from urllib.error import URLError
 
 import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
 matplotlib.use("Agg")
-torch.set_num_threads(1)  # tiny tensors gain nothing from more, and scripts run beside the tests
+torch.set_num_threads(1)  # more threads gain nothing on tiny tensors
 
 ROOT = Path(__file__).resolve().parent.parent
-LESSONS = sorted(path.name for path in ROOT.glob("[0-9][0-9]_*.py"))
+LESSONS = sorted(path.stem for path in ROOT.glob("[0-9][0-9]_*.py"))
 
 
-def load_lesson(name: str) -> ModuleType:
-    """Import a lesson by the start of its file name: `import 01_...` would be no valid Python."""
-    (path,) = ROOT.glob(f"{name}*.py")
-    return importlib.import_module(path.stem)
+def load_lesson(number: str) -> ModuleType:
+    """Import a lesson by its number: `import 01_...` would not be valid Python."""
+    (name,) = (name for name in LESSONS if name.startswith(number))
+    return importlib.import_module(name)
 
 
-def tiny_args(lesson: ModuleType) -> list[str]:
-    """Return arguments that make a lesson small: those of its flags that do."""
+def tiny_args(lesson: ModuleType, folder: Path) -> list[str]:
+    """Return arguments that make a lesson small, offline, and write into one folder."""
+    small = {"epochs": 1, "limit": 40, "dataset": "digits", "log_dir": folder / "runs"}
+    small["output_dir"] = folder / "outputs"
     flags = vars(lesson.parse_args([]))
-    small = {"limit": "64", "epochs": "1", "dataset": "digits"}
-    return [word for name in small if name in flags for word in (f"--{name}", small[name])]
-
-
-def folder_args(lesson: ModuleType, folder: Path) -> list[str]:
-    """Return arguments that make a lesson write nowhere but into a folder."""
-    arguments = ["--output-dir", str(folder)]
-    if "log_dir" in vars(lesson.parse_args([])):
-        arguments += ["--log-dir", str(folder / "runs")]
-    return arguments
-
-
-@pytest.fixture(scope="session")
-def lesson():
-    """Give a test the function that loads a lesson."""
-    return load_lesson
+    return [f"--{name.replace('_', '-')}={small[name]}" for name in small if name in flags]
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """Fail the test when anything looks up a host or connects to one, even if it is caught."""
+    """Fail the test if anything looks up a host or connects to one, even if that is caught."""
     used = []
     connect = socket.socket.connect
 
@@ -67,45 +52,11 @@ def no_network(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", connect_locally)
+    timeout = socket.getdefaulttimeout()
     yield
+    socket.setdefaulttimeout(timeout)  # lessons 07-09 set it
+    plt.close("all")  # of a test that failed
     assert not used, f"the network was used: {used}"
-
-
-@pytest.fixture(scope="session")
-def offline_env():
-    """Return an environment for a lesson in a process of its own, cut off from the network too."""
-    guard = Path(__file__).parent / "offline"
-    settings = {"MPLBACKEND": "Agg", "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
-    return {**os.environ, "PYTHONPATH": str(guard), **settings}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def script_runs(request, tmp_path_factory, offline_env):
-    """Run lessons as scripts beside the other tests, and give the result of each to come."""
-    test = "test_runs_as_a_script_from_another_folder"
-    selected = [item for item in request.session.items if item.originalname == test]
-
-    def run(name, arguments, folder):
-        script = shutil.copy(ROOT / name, folder)
-        result = subprocess.run(
-            [sys.executable, "-W", "error", script, *arguments],
-            cwd=folder.parent,
-            env=offline_env,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-        )
-        return result, folder
-
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        runs = {}
-        for item in selected:
-            name = item.callspec.params["name"]
-            folder = tmp_path_factory.mktemp("scripts") / "leçon one"
-            folder.mkdir()
-            arguments = tiny_args(load_lesson(name.removesuffix(".py")))
-            runs[name] = pool.submit(run, name, arguments, folder)
-        yield runs
 
 
 @pytest.fixture
@@ -116,7 +67,7 @@ def fake_web(monkeypatch):
     class Answer(io.BytesIO):
         def __init__(self, url):
             super().__init__(pages[url])
-            self.url, self.length, self.headers = url, len(pages[url]), {}
+            self.url, self.length, self.headers = url, len(pages[url]), HTTPMessage()
 
         def info(self):
             return self.headers
@@ -128,4 +79,17 @@ def fake_web(monkeypatch):
         return Answer(url)
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    monkeypatch.setattr("torch.hub.urlopen", urlopen)
     return pages
+
+
+def one_line(stop: pytest.ExceptionInfo) -> str:
+    """Return the message of a `sys.exit(message)`, which Python prints before it exits with 1."""
+    message = stop.value.code
+    assert isinstance(message, str) and "\n" not in message
+    return message
+
+
+def process_environment() -> dict[str, str]:
+    """Return an environment for a lesson in a process of its own."""
+    return {**os.environ, "MPLBACKEND": "Agg", "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}

@@ -1,111 +1,60 @@
 """Lesson 03: samples, batches, and what the batch size trades."""
 
-import math
-import multiprocessing
+import pickle
 
 import pytest
 import torch
+from conftest import load_lesson
 from sklearn.datasets import load_wine
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+lesson = load_lesson("03")
 
 
-@pytest.fixture(scope="module")
-def lesson03(lesson):
-    return lesson("03_")
-
-
-@pytest.fixture(scope="module")
-def metrics(lesson03, tmp_path_factory):
-    return lesson03.main(["--output-dir", str(tmp_path_factory.mktemp("outputs"))])
-
-
-def test_main_gives_the_threads_back(lesson03, tmp_path):
-    """In a notebook, later lessons run in the same process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        lesson03.main(["--epochs", "1", "--output-dir", str(tmp_path)])
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_dataset_gives_the_wines(lesson03):
-    dataset, wine = lesson03.WineDataset(), load_wine()
-    assert len(dataset) == 178
+def test_dataset_gives_the_wines():
+    dataset, wine = lesson.WineDataset(), load_wine()
+    assert len(dataset) == dataset.n_samples == 178
     for index in (0, 59, 177):
-        features, target = dataset[index]
-        assert features.dtype == torch.float32 and target.dtype == torch.int64
+        features, label = dataset[index]
+        assert features.dtype == label.dtype == torch.float32 and label.shape == (1,)
         assert features.tolist() == pytest.approx(wine.data[index].tolist())
-        assert target.item() == wine.target[index]
+        assert label.item() == wine.target[index]
 
 
-def test_loader_deals_every_sample_once(lesson03):
-    batches = list(lesson03.make_loader(lesson03.WineDataset(), 4, seed=0))
-    assert [len(y) for _, y in batches] == [4] * 44 + [2]
-    dealt = torch.cat([X for X, _ in batches])
-    assert sorted(dealt.tolist()) == sorted(lesson03.WineDataset().X.tolist())
-    assert not torch.equal(dealt, lesson03.WineDataset().X)  # shuffled
+def test_dataset_reaches_workers_that_start_anew():
+    """Where workers are spawned, they receive the dataset as a pickle."""
+    copy = pickle.loads(pickle.dumps(lesson.WineDataset()))
+    assert torch.equal(copy.x_data, lesson.WineDataset().x_data)
 
 
-@pytest.mark.parametrize("start_method", ["no workers", "spawn", "fork"])
-def test_the_seed_alone_decides_the_order(lesson03, start_method):
-    """With workers as Windows and macOS start them (spawn), and as Linux used to (fork)."""
-
-    def order(seed, num_workers=0):
-        torch.rand(7)  # what else draws from the global generator must not matter
-        loader = lesson03.make_loader(lesson03.WineDataset(), 50, seed, num_workers)
-        if num_workers:
-            loader.multiprocessing_context = start_method
-        return torch.cat([X for X, _ in loader])
-
-    assert not torch.equal(order(1), order(2))
-    if start_method == "no workers":
-        assert torch.equal(order(1), order(1))
-    elif start_method in multiprocessing.get_all_start_methods():
-        assert torch.equal(order(1), order(1, num_workers=2))
+def test_metrics_at_the_defaults(tmp_path):
+    metrics = lesson.main(["--output-dir", str(tmp_path), "--epochs", "5"])
+    assert (metrics["n_samples"], metrics["n_iterations"], metrics["last_batch"]) == (178, 45, 2)
+    assert metrics["loss_batch_1"] < metrics["loss_batch_all"]
 
 
-def test_metrics_at_the_defaults(metrics):
-    assert (metrics["n_samples"], metrics["n_batches"], metrics["last_batch"]) == (178, 45, 2)
-    assert metrics["accuracy"] >= 0.94
-    assert metrics["loss_batch_1"] < metrics["loss_batch_16"] < metrics["loss_batch_143"]
-    assert all(metrics[f"seconds_batch_{size}"] > 0 for size in (1, 16, 143))
+def test_batches_do_not_depend_on_what_else_draws_random_numbers(tmp_path, capsys, monkeypatch):
+    def first_batch():
+        capsys.readouterr()
+        lesson.main(["--epochs", "1", "--output-dir", str(tmp_path)])
+        return capsys.readouterr().out.partition("178 samples, 45")[0]
+
+    before = first_batch()
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: torch.rand(seed + 7))
+    assert first_batch() == before
 
 
-def test_model_standardises_with_the_training_part(lesson03):
-    X = torch.tensor([[1.0, 5.0], [3.0, 5.0]])  # the second column is constant
-    model = lesson03.StandardizedLinear(X, n_classes=3)
-    standardised = (X - model.mean) / model.std
-    assert standardised.tolist() == [[-1, 0], [1, 0]]
-    torch.testing.assert_close(model(X), model.linear(standardised))
-    assert {name for name, _ in model.named_parameters()} == {"linear.weight", "linear.bias"}
-
-
-def test_whole_set_training_is_gradient_descent(lesson03):
-    """With one batch of everything, an epoch is one step down the gradient of the whole loss."""
+def test_one_batch_of_all_samples_is_gradient_descent(monkeypatch):
     torch.manual_seed(0)
-    dataset = lesson03.WineDataset()
-    part = torch.utils.data.Subset(dataset, range(100))
-    X, y = dataset.X[:100], dataset.y[:100]
-    model = lesson03.StandardizedLinear(X, n_classes=3).to(lesson03.DEVICE)
-    X, y = X.to(lesson03.DEVICE), y.to(lesson03.DEVICE)
-    loss = F.cross_entropy(model(X), y)
-    (gradient,) = torch.autograd.grad(loss, [model.linear.weight])
-    expected = model.linear.weight.detach() - 0.1 * gradient
-    losses, seconds = lesson03.train(model, lesson03.make_loader(part, 100, 0), lr=0.1, epochs=1)
-    torch.testing.assert_close(model.linear.weight.detach(), expected)
-    assert losses == pytest.approx([F.cross_entropy(model(X), y).item()]) and len(seconds) == 1
-    assert losses[0] < loss.item()
-
-
-def test_evaluate_counts_every_sample_once(lesson03):
-    """178 samples are a batch of 100 and one of 78."""
-
-    class AlwaysOne(torch.nn.Module):
-        def forward(self, X):
-            return torch.tensor([0.0, 1.0, 0.0], device=X.device).expand(len(X), 3)
-
-    loss, accuracy = lesson03.evaluate(AlwaysOne(), lesson03.WineDataset())
-    assert accuracy == pytest.approx(71 / 178)
-    assert loss == pytest.approx(math.log(2 + math.e) - 71 / 178)
+    X, y = torch.randn(30, 4), torch.randint(2, (30, 1)).float()
+    monkeypatch.setattr(lesson, "device", torch.device("cpu"))
+    torch.manual_seed(1)
+    model = torch.nn.Linear(4, 1)
+    loss = F.binary_cross_entropy_with_logits(model(X), y)
+    weight, bias = torch.autograd.grad(loss, list(model.parameters()))
+    expected = X @ (model.weight - 0.5 * weight).T + (model.bias - 0.5 * bias)
+    torch.manual_seed(1)
+    losses, seconds = lesson.train(DataLoader(TensorDataset(X, y), batch_size=30), 0.5, 1)
+    assert losses == pytest.approx([F.binary_cross_entropy_with_logits(expected, y).item()])
+    assert losses[0] < loss.item() and len(seconds) == 1
