@@ -22,7 +22,7 @@ Since the video
 Try it
     - `--lr 0.01 --epochs 1000`: how many epochs does it take to get below a loss of 0.1?
     - Comment out the two lines that scale the data with `sc`. What happens to the loss, and why?
-    - Which threshold, in the loop in `main`, finds all malignant tumors, at how many false alarms?
+    - Which threshold in `main` finds all malignant tumors, with how many false alarms?
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=5968s (about 1:39:28)
@@ -132,13 +132,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         false_alarms = ((probabilities <= threshold) & (y_true == 1)).sum()
         print(f"threshold {threshold}: malignant recall {recall:.1%}, false alarms {false_alarms}")
 
-    # Beyond the video: scikit-learn's version, which penalizes large weights. 0.01 is one tumor.
+    # Beyond the video: scikit-learn's, which penalizes large weights. One tumor is about 0.01.
     reference = LogisticRegression().fit(X_train.cpu().numpy(), y_train.view(-1).cpu().numpy())
     acc_sklearn = reference.score(X_test.cpu().numpy(), y_true)
     print(f"accuracy of scikit-learn's LogisticRegression: {acc_sklearn:.4f}")
 
     # Beyond the video: why logits. For z = 200 or -200, sigmoid(z) is exactly 1 or 0 in float32 and
-    # its derivative 0: BCELoss clamps the loss to 100, and no gradient reaches the logit.
+    # its derivative is 0: BCELoss clamps the loss to 100; no gradient reaches the logit.
     for logit, target in ((2.0, 0.0), (200.0, 0.0), (-200.0, 1.0)):
         for name, with_logits in (("BCELoss(sigmoid(z))", False), ("BCEWithLogitsLoss(z)", True)):
             value, gradient = loss_and_gradient(logit, target, with_logits)

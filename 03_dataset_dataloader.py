@@ -23,8 +23,8 @@ Since the video
       without the `__main__` guard at its end, that would run the lesson again and crash.
 
 Try it
-    - `--num-workers 2`: how much longer do you wait for the first batch (the second tensor)?
-    - `--epochs 200`: which batch size is the first to a loss of 0.1, in epochs and in seconds?
+    - `--num-workers 2`: how much longer do you wait for the first batch (the second print)?
+    - `--epochs 200`: which batch size reaches a loss of 0.1 first, in epochs and in seconds?
     - `shuffle=False` in `train_loader`: what do the labels of the first batch look like, and why?
 
 Video
@@ -46,7 +46,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-# epoch: every training sample has been used once
+# epoch: one pass over all training samples
 # batch size: the number of samples in one forward and backward pass
 # iterations: the number of passes in an epoch, each over one batch
 # Example: 100 samples with a batch size of 20 make 100 / 20 = 5 iterations per epoch.
@@ -169,7 +169,7 @@ def train(loader: DataLoader, lr: float, num_epochs: int) -> tuple[list[float], 
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-        loss.item()  # waits until a GPU has finished
+        loss.item()  # waits for the GPU, if any
         elapsed += time.perf_counter() - start
         seconds.append(elapsed)
         with torch.no_grad():
@@ -181,7 +181,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--epochs", type=int, default=20, help="passes over the data")
-    parser.add_argument("--batch-size", type=int, default=16, help="middle size compared")
+    parser.add_argument("--batch-size", type=int, default=16, help="middle batch size")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that load batches")
     parser.add_argument("--lr", type=float, default=0.1, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="random seed")

@@ -24,7 +24,7 @@ Since the video
 Try it
     - `--seed 1`: which pictures of the gallery change, and which stay the same?
     - Swap `Resize` and `CenterCrop`. How large is the result, and how much of the photo is left?
-    - Add `v2.RandomRotation((90, 90))` to the gallery. Is the box still around the flower?
+    - In `GALLERY`, change `(20, 40)` to `(90, 90)`. Is the box still around the flower?
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=8007s (about 2:13:27)
@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     plt.close(figure)
 
     values = f"{readings[2]:.2f} with MulTransform, {readings_in_place[2]:.2f} in place"
-    print(f"First value at the third read: {values} (wine)")
+    print(f"First value on the third read: {values} (wine)")
     print("Figure:", args.output_dir / "04_transforms.png")
     return {"repeat_difference": max(readings) - min(readings), "n_transforms": len(GALLERY)}
 

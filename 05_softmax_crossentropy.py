@@ -24,7 +24,7 @@ Since the video
 
 Try it
     - `--epochs 2000`: does the network with the extra softmax catch up in accuracy?
-    - Change both `x` under "# Softmax" to three equal numbers. What are the probabilities?
+    - Set torch's `x` under "# Softmax" to three equal numbers. What are the probabilities?
     - Return `torch.sigmoid(...)` from `NeuralNet1`. What happens to the accuracy of "is it a 3?"
 
 Video
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     X_train, y_train = X_train[: args.limit], y_train[: args.limit]
     X_test, y_test = X_test[: args.limit], y_test[: args.limit]
     sizes = f"{len(X_train)} training and {len(X_test)} test images"
-    print(f"05 Softmax and cross-entropy | device: {device} | data: 8x8 digits, {sizes}")
+    print(f"05 Softmax and cross-entropy | device: {device} | data: digits, {sizes}")
 
     # Softmax
     x = np.array([2.0, 1.0, 0.1])
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     l2 = loss(Y_pred_bad, Y)
     softmax_error = np.abs(outputs - outputs_torch.numpy()).max()
     cross_entropy_error = abs(cross_entropy(np.array([1, 0, 0]), outputs) - l1.item())
-    by_hand = f"(by hand, of the softmax: {cross_entropy_error:.0e} off)"
+    by_hand = f"(l1 by hand differs by {cross_entropy_error:.0e})"
     print(f"Loss torch: {l1.item():.4f} {l2.item():.4f}", by_hand)
     _, predictions1 = torch.max(Y_pred_good, 1)
     _, predictions2 = torch.max(Y_pred_bad, 1)
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     accuracy_binary = (predictions == (y_test == 3)).float().mean().item()
     print(f"Is it a 3? Accuracy {accuracy_binary:.1%}")
 
-    # Multiclass problem: which digit? Beyond the video: again, with an extra softmax. Its outputs
+    # Multiclass problem: which digit? Beyond the video: then with an extra softmax. Its outputs
     # lie between 0 and 1, so even a perfect [1, 0, ..., 0] has a loss of 1.46, and gradients are
     # small: training is slow.
     losses, accuracies = {}, {}
@@ -189,7 +189,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     plt.close(figure)
 
     accuracy, double = accuracies["logits"], accuracies["extra softmax"]
-    print(f"Test accuracy: {accuracy:.1%}, with an extra softmax {double:.1%} (8x8 digits)")
+    print(f"Test accuracy: {accuracy:.1%}, with an extra softmax {double:.1%} (digits)")
     print("Figure:", args.output_dir / "05_softmax_crossentropy.png")
     errors = {"softmax_error": softmax_error, "cross_entropy_error": cross_entropy_error}
     metrics = {"accuracy_logits": accuracy, "accuracy_double_softmax": double}

@@ -6,8 +6,8 @@ their derivatives. Then two experiments show what activation functions do and ho
 
 You will learn
     - softmax, sigmoid, tanh, ReLU, and leaky ReLU, as functions and as modules
-    - the two ways to put an activation function into a network
-    - that a network without activation functions can only draw straight decision boundaries
+    - two options for using an activation function in a network
+    - that a network without activation functions can only learn linear decision boundaries
     - how gradients vanish on their way back through many sigmoids
 
 Run
@@ -171,8 +171,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 def gradient_by_layer(activation: nn.Module, X: Tensor, y: Tensor) -> list[float]:
     """Return the mean absolute gradient of the weights of ten layers, before training.
 
-    All use He initialization (He et al., 2015), designed for ReLU: gradients then keep about the
-    same size from layer to layer.
+    All but the last use He initialization (He et al., 2015), made for ReLU: gradients keep about
+    the same size across layers.
     """
     layers = []
     for n_inputs in [2] + 8 * [64]:

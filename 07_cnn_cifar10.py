@@ -1,6 +1,6 @@
 """07 · Convolutional neural network
 
-A convolution looks for one small pattern everywhere in an image; pooling keeps the strongest
+A convolution looks for small patterns everywhere in an image; pooling keeps the strongest
 response. Four convolutions turn the 32x32 pixels of a CIFAR-10 image into features, from which two
 linear layers tell planes, cars, birds, and seven other classes apart.
 
@@ -59,7 +59,7 @@ class ConvNet(nn.Module):
         super().__init__()
         # Channels in, channels out, kernel size. A 3x3 convolution with padding=1 keeps height and
         # width; pooling halves them: 32 -> 16 -> 8 -> 4. So fc1 gets 128 * 4 * 4 features.
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)  # bias: batch norm adds its own
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)  # batch norm has its own bias
         self.conv2 = nn.Conv2d(16, 64, 3, padding=1, bias=False)
         self.conv3 = nn.Conv2d(64, 96, 3, padding=1, bias=False)
         self.conv4 = nn.Conv2d(96, 128, 3, padding=1, bias=False)
@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     train_loader = DataLoader(train_dataset, batch_size=batch_size, shuffle=True)
     test_loader = DataLoader(test_dataset, batch_size=500)
 
-    # A look at a training batch, here with the same shift and flip for all images
+    # A look at a training batch, here with the same shift and flip for all 36 images
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.5), layout="constrained")
     dataiter = iter(train_loader)
     images, labels = next(dataiter)
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
 
     # 2) Loss and optimizer. Momentum keeps the direction of earlier steps; weight decay keeps the
     # weights small; the scheduler raises the learning rate to its maximum, then lowers it to nearly
-    # 0 (cycle_momentum=False: and leaves the momentum alone).
+    # 0; cycle_momentum=False keeps the momentum constant.
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum=0.9, weight_decay=1e-3)
     n_total_steps = len(train_loader)  # per epoch
@@ -238,12 +238,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--limit", type=int, default=10**6, help="at most LIMIT samples per set")
     parser.add_argument("--dataset", choices=names, default="auto", help="auto: digits if offline")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the dataset")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="dataset folder")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
     if min(args.epochs, args.batch_size, args.limit) < 1 or not 0 < args.lr < float("inf"):
-        parser.error("--epochs, --batch-size, --limit must be at least 1, --lr finite and above 0")
+        parser.error("--epochs, --batch-size, --limit, and --lr must be positive, and --lr finite")
     return args
 
 

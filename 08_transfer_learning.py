@@ -15,16 +15,17 @@ Run
     python 08_transfer_learning.py --dataset digits --seed 1
 
 Since the video
-    - `weights=ResNet18_Weights.DEFAULT` replaces `pretrained=True`; the weights bring their own
+    - `weights=ResNet18_Weights.DEFAULT` replaces `pretrained=True`; the weights include their
       `transforms()` for validation.
     - The frozen network is in eval mode, so its batch norm statistics stay as they are. It sees the
       training images without random transforms, so it has to run only once, not every epoch.
-    - The same network is also trained from scratch. Fine-tuning has momentum, too. 8 epochs.
+    - Fine-tuning uses momentum, too, and 8 epochs instead of 25. For comparison, the same network
+      is also trained from scratch.
     - Offline, the network first learns to read digits, then to tell even digits from odd ones.
 
 Try it
     - `--epochs 25`, with `step_size=20` for training from scratch: does it catch up?
-    - `--dataset digits` with `--seed 1`, 2, 3: other images, other initial weights. Who wins?
+    - `--dataset digits` with `--seed 1`, 2, 3: new images, new initial weights. Which wins?
     - Your own photos: one folder for each class in `data/hymenoptera_data/train` and in `.../val`.
       (Ants and bees remain classes, unless you delete their folders.)
 
@@ -92,7 +93,8 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs)
             if phase == "train":
                 scheduler.step()  # once per epoch, after the training phase
             epoch_loss, epoch_acc = running_loss / n_samples, running_corrects / n_samples
-            print(f"epoch {epoch + 1} {phase}: loss {epoch_loss:.4f}, acc {epoch_acc:.4f}")
+            result = f"loss {epoch_loss:.4f}, acc {epoch_acc:.4f}"
+            print(f"Epoch {epoch + 1}/{num_epochs} {phase}: {result}", flush=True)
             if phase == "val":
                 val_accuracies.append(epoch_acc)
                 if epoch_acc > best_acc:
@@ -122,7 +124,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
         try:
             if not folder.exists():
                 download_photos(folder)
-            weights.get_state_dict(progress=True, check_hash=True)  # now, to see a failure here
+            weights.get_state_dict(progress=True, check_hash=True)  # any failure shows here
         except Exception as error:  # a damaged file can raise almost anything
             problem = f"Photos or weights cannot be downloaded ({' '.join(str(error).split())})"
             if args.dataset == "hymenoptera":
@@ -138,15 +140,15 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     else:
         image_datasets, digit_datasets = load_offline_data(args.seed, args.limit)
         class_names = ["even", "odd"]
-    for x, images in image_datasets.items():
+    for x, images in image_datasets.items():  # in random order; with --limit, only the first few
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(args.seed))
         image_datasets[x] = Subset(images, order[: args.limit].tolist())
     dataset_sizes = {x: len(image_datasets[x]) for x in ["train", "val"]}
     sizes = f"{dataset_sizes['train']} training and {dataset_sizes['val']} validation images"
-    print(f"08 Transfer learning | device: {device} | data: {dataset} {class_names}, {sizes}")
+    print(f"08 Transfer learning | device: {device} | data: {dataset}, {sizes} {class_names}")
     dataloaders = make_dataloaders(image_datasets, batch_size)
 
-    # A look at the first training batch
+    # A look at a training batch
     figure, axes = plt.subplots(2, 4, figsize=(14, 7), layout="constrained")
     inputs, classes = next(iter(dataloaders["train"]))
     imshow(make_grid(inputs, nrow=2), axes[0, 0], f"Training: {[class_names[x] for x in classes]}")
@@ -226,7 +228,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
 def make_dataloaders(datasets: dict[str, Dataset], batch_size: int) -> dict[str, DataLoader]:
     """Return a loader for each phase.
 
-    A last training batch of one image is left out: batch norm cannot normalize one value (digits).
+    A last training batch of one image is dropped: for digits, batch norm would get a single value.
     """
     drop_last = len(datasets["train"]) % batch_size == 1
     train_loader = DataLoader(datasets["train"], batch_size, shuffle=True, drop_last=drop_last)
@@ -297,7 +299,7 @@ def load_offline_data(seed: int, limit: int) -> tuple[dict[str, Dataset], dict[s
 
 def pretrain_on_digits(datasets: dict[str, Dataset]) -> nn.Module:
     """Return a ResNet-18 that has learned to name the ten digits."""
-    print("Pretraining on the ten digits, 900 images")
+    print("Pretraining on the ten digits")
     model = models.resnet18(num_classes=10).to(device, memory_format=torch.channels_last)
     optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     scheduler = optim.lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.1)
@@ -315,7 +317,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--limit", type=int, default=10**6, help="at most LIMIT samples per set")
     parser.add_argument("--dataset", choices=names, default="auto", help="auto: digits if offline")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the dataset")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="dataset folder")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)

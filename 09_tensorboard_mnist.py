@@ -176,7 +176,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
             predicted = class_preds.argmax(dim=1)
             acc = (predicted == class_labels).float().mean().item()
             print(f"Accuracy of the network: {acc:.1%}", flush=True)
-            # TensorBoard: test loss and accuracy, and, beyond the video, histograms of the weights
+            # TensorBoard: test loss and accuracy. Beyond the video: histograms of the parameters
             test_writer.add_scalar("loss", test_loss, step)
             test_writer.add_scalar("accuracy", acc, step)
             for name, parameter in model.named_parameters():
@@ -186,7 +186,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
         # TensorBoard: a precision-recall curve for each digit against all others. An image is a
         # predicted 3 if its probability exceeds a threshold. Precision: the fraction of predicted
         # 3s that are 3s. Recall: the fraction of all 3s that are predicted. The threshold trades
-        # one for the other; average precision (AP) summarizes the curve.
+        # one for the other; average precision (AP) summarizes the curve..
         average_precisions = {}
         right.set_prop_cycle(color=2 * plt.cm.tab10.colors[:5], linestyle=5 * ["-"] + 5 * ["--"])
         for i in range(10):
@@ -199,7 +199,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
                 print(f"Average precision of {i}: {average_precision:.4f}")
 
         # Beyond the video: the first ten mistakes, and the settings with the result
-        mistakes = (predicted != class_labels).nonzero().flatten().tolist()
+        mistakes = (predicted != class_labels).nonzero().flatten().tolist()  # indices
         mistakes_figure, axes = plt.subplots(2, 5, figsize=(6, 3), layout="constrained")
         for ax, i in zip(axes.flat, mistakes):
             ax.imshow(test_dataset[i][0][0].numpy(), cmap="gray")
@@ -247,13 +247,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--limit", type=int, default=10**6, help="at most LIMIT samples per set")
     parser.add_argument("--dataset", choices=names, default="auto", help="auto: digits if offline")
-    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the dataset")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="dataset folder")
     parser.add_argument("--log-dir", type=Path, default=Path("runs"), help="TensorBoard's folder")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
     if min(args.epochs, args.batch_size, args.limit) < 1 or not 0 < args.lr < float("inf"):
-        parser.error("--epochs, --batch-size, --limit must be at least 1, --lr finite and above 0")
+        parser.error("--epochs, --batch-size, --limit, and --lr must be positive, and --lr finite")
     return args
 
 

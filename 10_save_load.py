@@ -2,7 +2,7 @@
 
 Three calls and two approaches. The calls: `torch.save(object, FILE)`, `torch.load(FILE)`, and
 `model.load_state_dict(state_dict)`. The lazy approach saves the whole model; the recommended one
-saves its state dict: its parameters and buffers by name. A checkpoint saves training itself.
+saves its state dict: its parameters and buffers by name. A checkpoint saves training state.
 
 You will learn
     - to save and load a whole model, a state dict, and a checkpoint, also across devices
@@ -20,8 +20,8 @@ Since the video
     - A second checkpoint also stores the scheduler and the state of the random number generators.
 
 Try it
-    - Take an optimizer step with `momentum=0.9` before the checkpoint. What is in its state now?
-    - Remove the line with `torch.set_rng_state`. Which loss does the resumed training reach now?
+    - Add `momentum=0.9`, `answer.sum().backward()`, and `optimizer.step()`. What is its state?
+    - Remove the line with `torch.set_rng_state`. By how much do the parameters differ now?
     - Remove `.eval()` from `training.model.eval()(X_test)`. How does the accuracy change, and why?
 
 Video
@@ -65,10 +65,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         except Exception as error:  # a damaged file can raise almost anything
             sys.exit(f"Cannot resume from {args.resume}: {error!r:.300}")
         if epoch >= args.epochs:
-            sys.exit(f"{args.resume} is at epoch {epoch} already: --epochs must be larger.")
+            sys.exit(f"{args.resume} is already at epoch {epoch}: --epochs must be larger.")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
-    print(f"10 Saving and loading models | device: {device} | data: 8x8 digits, 1797 images")
+    print(f"10 Saving and loading models | device: {device} | data: digits, 1797 images")
 
     model = Model(n_input_features=6)
     x = torch.randn(5, 6)  # to compare the models' outputs
@@ -156,7 +156,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     with torch.serialization.safe_globals([Model, nn.Linear]):
         print("With safe_globals:", torch.load(FILE))
 
-    # Beyond the video: a state dict fits its own architecture only
+    # Beyond the video: a state dict fits only its own architecture
     try:
         Model(n_input_features=7).load_state_dict(model.state_dict())
     except RuntimeError as error:
@@ -185,7 +185,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     resumed.save(FILE)
     pairs = zip(training.model.parameters(), resumed.model.parameters())
     resume_error = max((a - b).abs().max().item() for a, b in pairs)
-    print(f"Uninterrupted and resumed, the parameters differ by {resume_error:g}")
+    print(f"Uninterrupted or resumed: the parameters differ by {resume_error:g}")
 
     # Beyond the video: eval() turns dropout off and makes batch norm use its running averages
     with torch.no_grad():
@@ -206,9 +206,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         plt.show()
     plt.close(figure)
 
-    print(f"Test accuracy: {accuracy:.1%} (8x8 digits)")
+    print(f"Test accuracy: {accuracy:.1%} (digits)")
     print("Figure:", args.output_dir / "10_save_load.png")
-    print(f"Checkpoint: {FILE}")
+    print("Model and checkpoint:", args.output_dir / "10_save_load_model.pth", FILE)
     errors = {"whole_model_error": whole_model_error, "state_dict_error": state_dict_error}
     metrics = {"eval_difference": eval_difference, "hostile_blocked": hostile_blocked}
     return {**errors, **metrics, "resume_error": resume_error, "accuracy": accuracy}
@@ -267,7 +267,7 @@ class Training:
 
     def load(self, path: Path) -> int:
         """Restore a checkpoint and return its epoch. A damaged file can raise any exception."""
-        checkpoint = torch.load(path, map_location="cpu")  # random states must be there
+        checkpoint = torch.load(path, map_location="cpu")  # RNG states must be on it
         self.model.load_state_dict(checkpoint["model_state"])
         self.optimizer.load_state_dict(checkpoint["optim_state"])
         self.scheduler.load_state_dict(checkpoint["scheduler_state"])

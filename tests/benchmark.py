@@ -72,10 +72,10 @@ def measure(lesson: Path, arguments: list[str], n_seeds: int) -> str:
         run([sys.executable, str(lesson), *arguments, "--seed", str(seed)])
         for seed in range(n_seeds)
     ]
-    device, data = read_head(runs[0][0])
+    _, data = read_head(runs[0][0])
     result = average([read_result(output) for output, _ in runs])
     seconds = statistics.median(seconds for _, seconds in runs)
-    return f"| {lesson.stem[:2]} | {data} | {result} | {seconds:.0f} | {device} |"
+    return f"| {lesson.stem[:2]} | {data.partition(',')[0]} | {result} | {seconds:.0f} |"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -96,8 +96,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Run the lessons and print the table."""
     args = parse_args(argv)
-    print("| lesson | data | result | seconds | device |")
-    print("| --- | --- | --- | ---: | --- |")
+    print("| lesson | data | result | seconds |")
+    print("| --- | --- | --- | ---: |")
     for lesson in LESSONS:
         if lesson.name[:2] not in args.lessons:
             continue
@@ -111,9 +111,9 @@ def main(argv: list[str] | None = None) -> None:
                 arguments += ["--log-dir", folder]
             print(measure(lesson, arguments, args.seeds), flush=True)
     system = f"{os.cpu_count()} CPU cores ({platform.machine()}, {platform.system()})"
-    torch_version, _ = run([sys.executable, "-c", "import torch; print(torch.__version__)"])
-    versions = f"Python {platform.python_version()}, torch {torch_version.strip()}"
-    print(f"\n{system}, {versions}; seeds: {args.seeds}")
+    code = "import torch; print(torch.__version__, 'CUDA:', torch.cuda.is_available())"
+    versions = f"Python {platform.python_version()}, torch {run([sys.executable, '-c', code])[0]}"
+    print(f"\n{system}, {versions.strip()}; seeds: {args.seeds}")
 
 
 if __name__ == "__main__":
