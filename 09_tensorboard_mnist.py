@@ -210,6 +210,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
         test_writer.add_hparams(settings, {"hparam/accuracy": acc}, run_name=".")
 
     right.set(title=f"Precision and recall ({dataset})", xlabel="recall", ylabel="precision")
+    right.axis([0.8, 1.01, 0.8, 1.01])  # where the curves bend
     figure.savefig(args.output_dir / "09_tensorboard_mnist.png")
     if args.show:
         plt.show()

@@ -146,7 +146,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         torch.load(FILE)
     except pickle.UnpicklingError:
         print("The hostile file was refused. Did it make a folder?", folder.exists())
-    hostile_blocked = float(not folder.exists())
     # For the same reason, it refuses whole models, unless we name the classes that we trust
     torch.save(model, FILE)
     try:
@@ -210,7 +209,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     print("Figure:", args.output_dir / "10_save_load.png")
     print("Model and checkpoint:", args.output_dir / "10_save_load_model.pth", FILE)
     errors = {"whole_model_error": whole_model_error, "state_dict_error": state_dict_error}
-    metrics = {"eval_difference": eval_difference, "hostile_blocked": hostile_blocked}
+    metrics = {"eval_difference": eval_difference, "hostile_blocked": float(not folder.exists())}
     return {**errors, **metrics, "resume_error": resume_error, "accuracy": accuracy}
 
 
