@@ -15,6 +15,7 @@ import pytest
 import torch
 
 matplotlib.use("Agg")
+matplotlib.rcParams["savefig.dpi"] = 30  # small figures are drawn faster
 torch.set_num_threads(1)  # more threads gain nothing on tiny tensors
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,10 +11,8 @@ from torchvision.transforms import v2
 lesson = load_lesson("04")
 
 
-def test_metrics(tmp_path):
-    metrics = lesson.main(["--output-dir", str(tmp_path)])
-    assert metrics["repeat_difference"] == 0
-    assert metrics["n_transforms"] == len(lesson.GALLERY) >= 10
+def test_the_gallery_has_at_least_ten_transforms():
+    assert len({type(transform) for transform in lesson.GALLERY}) == len(lesson.GALLERY) >= 10
 
 
 @pytest.mark.parametrize(
