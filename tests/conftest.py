@@ -4,6 +4,8 @@ import importlib
 import io
 import os
 import socket
+import subprocess
+import sys
 from http.client import HTTPMessage
 from pathlib import Path
 from types import ModuleType
@@ -91,6 +93,22 @@ def one_line(stop: pytest.ExceptionInfo) -> str:
     return message
 
 
-def process_environment() -> dict[str, str]:
-    """Return an environment for a lesson in a process of its own."""
-    return {**os.environ, "MPLBACKEND": "Agg", "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
+@pytest.fixture(scope="session", autouse=True)
+def script(request, tmp_path_factory):
+    """Run lesson 03 with a worker, as a script, beside the other tests; give process and folder."""
+    if not any(item.name.startswith("test_runs_as_a_script") for item in request.session.items):
+        yield None
+        return
+    folder = tmp_path_factory.mktemp("script") / "leçon one"
+    folder.mkdir()
+    command = [sys.executable, "-W", "error", str(ROOT / "03_dataset_dataloader.py")]
+    environment = {"MPLBACKEND": "Agg", "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        [*command, "--epochs", "1", "--num-workers", "1"],
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        yield process, folder

@@ -102,12 +102,12 @@ def test_metrics_are_those_of_the_network(tmp_path, monkeypatch):
             networks.append(self)
 
     monkeypatch.setattr(lesson, "NeuralNet", SpyNet)
-    metrics = run(tmp_path, "--dataset", "digits", "--limit", "2000", "--epochs", "5")
+    metrics = run(tmp_path, "--dataset", "digits", "--limit", "2000", "--epochs", "3")
     images, labels = lesson.load_offline_data()[1].tensors
     with torch.no_grad():
         logits = networks[0].cpu()(images.view(-1, 784))
     accuracy = (logits.argmax(dim=1) == labels).float().mean().item()
-    assert metrics["accuracy"] == pytest.approx(accuracy) and accuracy > 0.9
+    assert metrics["accuracy"] == pytest.approx(accuracy) and accuracy > 0.8
     loss = torch.nn.functional.cross_entropy(logits, labels).item()
     assert metrics["loss"] == pytest.approx(loss, rel=1e-4)
     for digit in range(10):
@@ -115,10 +115,10 @@ def test_metrics_are_those_of_the_network(tmp_path, monkeypatch):
         assert metrics[f"average_precision_{digit}"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_two_runs_have_two_folders(tmp_path):
-    tiny = ["--dataset", "digits", "--epochs", "1", "--limit", "30"]
-    folders = {run(tmp_path, *tiny)["log_dir"] for _ in range(2)}
-    assert len(folders) == 2 and all("lr0.003_batch30" in folder for folder in folders)
+def test_every_run_has_a_folder_of_its_own(logged, tmp_path):
+    other = run(tmp_path, "--dataset", "digits", "--epochs", "1", "--limit", "30")
+    names = [Path(metrics["log_dir"]).name for metrics in (logged[0], other)]
+    assert names[0] != names[1] and all(name.startswith("lr0.003_batch30_") for name in names)
 
 
 def test_ctrl_c_leaves_a_log_that_can_be_read(tmp_path, monkeypatch):

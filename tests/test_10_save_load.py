@@ -96,13 +96,13 @@ def bad_content(kind, whole, folder):
         "half": whole[: len(whole) // 2],
         "empty": b"",
         "text": b"not a checkpoint\n",
-        "tensor": torch.zeros(3),
+        "other dict": {"epoch": 3},
         "other network": torch.load(folder / "checkpoint.pt") | {"model_state": {}},
         "hostile": lesson.Hostile(folder / "made"),
     }[kind]
 
 
-KINDS = ["missing", "half", "empty", "text", "tensor", "other network", "hostile"]
+KINDS = ["missing", "half", "empty", "text", "other dict", "other network", "hostile"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
