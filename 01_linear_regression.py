@@ -91,10 +91,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     print(f"nn.Linear and SGD:    weight {weight:.4f}, bias {bias:.4f}")
     w, b, _ = train_by_hand(X, y, w_start, b_start, learning_rate, num_epochs)
     by_hand = max(abs(w - weight), abs(b - bias))
-    print(f"gradient by hand:     weight {w:.4f}, bias {b:.4f}, differ by {by_hand:.1e} at most")
+    print(f"gradient by hand:     weight {w:.4f}, bias {b:.4f}, difference at most {by_hand:.1e}")
     w, b = train_with_autograd(X, y, w_start, b_start, learning_rate, num_epochs)
     autograd = max(abs(w - weight), abs(b - bias))
-    print(f"gradient by autograd: weight {w:.4f}, bias {b:.4f}, differ by {autograd:.1e} at most")
+    print(f"gradient by autograd: weight {w:.4f}, bias {b:.4f}, difference at most {autograd:.1e}")
 
     # Beyond the video: the exact solution, found by linear algebra in one step
     A = torch.cat([X, torch.ones_like(X)], dim=1)  # (N, 2): the column of ones is for the bias
