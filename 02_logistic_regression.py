@@ -13,19 +13,20 @@ Run
     python 02_logistic_regression.py
     python 02_logistic_regression.py --epochs 20 --lr 0.01
 
-Since the video
-    - The model returns logits for `BCEWithLogitsLoss`, which applies the sigmoid itself: the same
-      loss as sigmoid + `BCELoss`, but numerically stable (see "why logits" below).
-    - The learning rate is 0.5. After 100 epochs at the video's 0.01, the training loss is 0.24;
-      ours is 0.05 (though the test loss stops falling earlier, at 0.15).
+Changes from the video
+    - The model returns logits for `BCEWithLogitsLoss`, which applies the sigmoid itself. This is
+      the same loss as sigmoid + `BCELoss`, but numerically stable (see "why logits" below).
+    - The learning rate is 0.5. After 100 epochs at the video's 0.01, the training loss is 0.24; at
+      0.5, it is 0.05. (The test loss stops falling earlier, when it has reached 0.15.)
 
-Try it
+Try it (answers: docs/answers.md)
     - `--lr 0.01 --epochs 1000`: how many epochs does it take to get below a loss of 0.1?
-    - Comment out the two lines that scale the data with `sc`. What happens to the loss, and why?
-    - Which threshold in `main` finds all malignant tumors, with how many false alarms?
+    - Remove the two lines that scale the data with `sc`. What happens to the loss, and why?
+    - Add a third threshold, 0.99, to `(0.5, 0.9)`. What does it gain, and what does it cost?
 
 Video
-    https://www.youtube.com/watch?v=c36lUUr864M&t=5968s (about 1:39:28)
+    https://www.youtube.com/watch?v=c36lUUr864M&t=5968s (about 1:39:28), course script:
+    08_logistic_regression.py
 """
 
 import argparse
@@ -34,13 +35,18 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from sklearn import datasets, metrics
+from sklearn import datasets
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import ConfusionMatrixDisplay, classification_report, recall_score
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+# Hyper-parameters (the flags change them)
+num_epochs = 100
+learning_rate = 0.5
 
 
 class Model(nn.Module):
@@ -59,7 +65,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     args = parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
-    num_epochs, learning_rate = args.epochs, args.lr  # their defaults: see parse_args
+    num_epochs, learning_rate = args.epochs, args.lr
 
     # 0) Prepare data
     bc = datasets.load_breast_cancer()
@@ -71,7 +77,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     sizes = f"{len(X_train)} training and {len(X_test)} test samples"
     print(f"02 Logistic regression | device: {device} | data: breast cancer, {sizes}")
 
-    # Scale: zero mean and unit standard deviation. The test set must not influence the scaler.
+    # Scale to zero mean and unit standard deviation. The means of the features range from 0.004 to
+    # 881, and so do the gradients of their weights: one learning rate cannot suit them all. The
+    # test set stands for data that nobody has seen yet, so the scaler must not use it.
     sc = StandardScaler()
     X_train = sc.fit_transform(X_train)
     X_test = sc.transform(X_test)
@@ -80,7 +88,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     X_test = torch.from_numpy(X_test.astype(np.float32)).to(device)
     y_train = torch.from_numpy(y_train.astype(np.float32)).to(device)
     y_test = torch.from_numpy(y_test.astype(np.float32)).to(device)
-    y_train = y_train.view(y_train.shape[0], 1)  # (N,) -> (N, 1), like the model's output
+    y_train = y_train.view(y_train.shape[0], 1)  # (N,) -> (N, 1), the shape of the model's output
     y_test = y_test.view(y_test.shape[0], 1)
 
     # 1) Model: class Model, above
@@ -96,9 +104,6 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         # Forward pass and loss
         y_pred = model(X_train)  # logits, not yet probabilities
         loss = criterion(y_pred, y_train)
-        train_losses.append(loss.item())
-        with torch.no_grad():  # for the figure only: no backward pass, so no gradients needed
-            test_losses.append(criterion(model(X_test), y_test).item())
         # Backward pass and update
         loss.backward()
         optimizer.step()
@@ -106,6 +111,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         optimizer.zero_grad()
         if (epoch + 1) % 10 == 0:
             print(f"epoch: {epoch + 1}, loss = {loss.item():.4f}")
+        # Both losses after the update, for the figure: they need no gradients
+        with torch.no_grad():
+            train_losses.append(criterion(model(X_train), y_train).item())
+            test_losses.append(criterion(model(X_test), y_test).item())
 
     # 4) Evaluate
     with torch.no_grad():
@@ -114,50 +123,52 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         acc = y_predicted_cls.eq(y_test).sum().item() / y_test.shape[0]
     print(f"accuracy: {acc:.4f}")
 
-    # Beyond the video: accuracy does not say which mistakes are made. Recall is the fraction of a
-    # class's samples that the model finds, precision the fraction of its predictions of that class
-    # that are correct.
-    y_true, probabilities = y_test.view(-1).cpu().numpy(), y_predicted.view(-1).cpu().numpy()
+    # Beyond the video: accuracy does not say which mistakes are made. Precision is the fraction of
+    # a class's predictions that are correct, recall the fraction of its samples that are found, f1
+    # their harmonic mean, support the number of its samples. "macro avg" is the mean over classes,
+    # "weighted avg" weights it by support. scikit-learn takes NumPy arrays, here of shape (N,).
+    y_test, y_predicted = y_test.view(-1).cpu().numpy(), y_predicted.view(-1).cpu().numpy()
+    y_predicted_cls = y_predicted_cls.view(-1).cpu().numpy()
     names = list(bc.target_names)
-    y_pred_cls = probabilities.round()
-    print(metrics.classification_report(y_true, y_pred_cls, target_names=names, zero_division=0))
+    print(classification_report(y_test, y_predicted_cls, target_names=names, zero_division=0))
 
-    # Class 1, the "positive" class, is benign here, but malignant is the class that must not be
-    # missed. Calling a tumor benign only if its probability is above 0.9 finds more malignant ones,
-    # at the price of false alarms: benign tumors that are called malignant. (In practice, choose
-    # the threshold on a validation set, not on the test set.)
+    # Malignant is the class that must not be missed. Calling a tumor benign only if its probability
+    # is above 0.9 finds more malignant ones, at the price of false alarms: benign tumors that are
+    # called malignant. (In practice, choose the threshold on a validation set, not the test set.)
     for threshold in (0.5, 0.9):
-        called_benign = probabilities > threshold
-        recall = metrics.recall_score(y_true, called_benign, pos_label=0, zero_division=0)
-        false_alarms = ((probabilities <= threshold) & (y_true == 1)).sum()
+        benign = y_predicted > threshold  # True counts as class 1; ~benign is its opposite
+        recall = recall_score(y_test, benign, pos_label=0, zero_division=0)  # class 0: malignant
+        false_alarms = ((y_test == 1) & ~benign).sum()
         print(f"threshold {threshold}: malignant recall {recall:.1%}, false alarms {false_alarms}")
 
-    # Beyond the video: scikit-learn's, which penalizes large weights. One tumor is about 0.01.
+    # Beyond the video: compare with scikit-learn, which adds an L2 penalty on large weights. One of
+    # 114 tumors changes the accuracy by about 0.01.
     reference = LogisticRegression().fit(X_train.cpu().numpy(), y_train.view(-1).cpu().numpy())
-    acc_sklearn = reference.score(X_test.cpu().numpy(), y_true)
+    acc_sklearn = reference.score(X_test.cpu().numpy(), y_test)
     print(f"accuracy of scikit-learn's LogisticRegression: {acc_sklearn:.4f}")
 
     # Beyond the video: why logits. For z = 200 or -200, sigmoid(z) is exactly 1 or 0 in float32 and
-    # its derivative is 0: BCELoss clamps the loss to 100; no gradient reaches the logit.
+    # its derivative is 0. The log of 0 is -infinity, so BCELoss clamps the loss to 100, and no
+    # gradient reaches the logit.
     for logit, target in ((2.0, 0.0), (200.0, 0.0), (-200.0, 1.0)):
         for name, with_logits in (("BCELoss(sigmoid(z))", False), ("BCEWithLogitsLoss(z)", True)):
             value, gradient = loss_and_gradient(logit, target, with_logits)
             case = f"z = {logit:4.0f}, class {target:.0f}"
             print(f"{case}: {name:20} {value:7.3f}, gradient {gradient:6.3f}")
 
+    # The test loss stops falling while the training loss keeps falling: the model is overfitting
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    left.plot(range(1, num_epochs + 1), train_losses, label="training")
-    left.plot(range(1, num_epochs + 1), test_losses, "--", label="test")
+    left.plot(range(1, num_epochs + 1), train_losses, label="training set")
+    left.plot(range(1, num_epochs + 1), test_losses, "--", label="test set")
     left.set(title="Loss", xlabel="epoch", ylabel="binary cross-entropy")
     left.legend()
-    matrix = metrics.confusion_matrix(y_true, y_pred_cls)
-    display = metrics.ConfusionMatrixDisplay(matrix, display_labels=names)
-    display.plot(ax=right, cmap="Blues", colorbar=False)
-    right.set(title="Test set: number of tumors (threshold 0.5)")
+    ConfusionMatrixDisplay.from_predictions(
+        y_test, y_predicted_cls, display_labels=names, cmap="Blues", colorbar=False, ax=right
+    )
+    right.set(title="Number of tumors in the test set")
     figure.savefig(args.output_dir / "02_logistic_regression.png")
     if args.show:
         plt.show()
-    plt.close(figure)
 
     print(f"Test accuracy: {acc:.1%} (breast cancer)")
     print("Figure:", args.output_dir / "02_logistic_regression.png")
@@ -177,8 +188,8 @@ def loss_and_gradient(logit: float, target: float, with_logits: bool) -> tuple[f
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=100, help="passes over the data")
-    parser.add_argument("--lr", type=float, default=0.5, help="learning rate")
+    parser.add_argument("--epochs", type=int, default=num_epochs, help="passes over the data")
+    parser.add_argument("--lr", type=float, default=learning_rate, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--limit", type=int, default=10**6, help="at most LIMIT samples per set")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")

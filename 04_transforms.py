@@ -14,30 +14,33 @@ Run
     python 04_transforms.py
     python 04_transforms.py --seed 1
 
-Since the video
-    - The video's `MulTransform` multiplies in place, in memory that the dataset shares, so every
-      read changes the dataset again. Ours returns a new tensor.
-    - `torchvision.transforms.v2` replaces `torchvision.transforms`, which is no longer developed:
-      `ToImage` and `ToDtype(torch.float32, scale=True)` instead of `ToTensor`. v2 also transforms
-      bounding boxes and masks.
+Changes from the video
+    - The video's `MulTransform` multiplies in place, in memory shared with the dataset, so every
+      read changes the dataset again. Here it returns a new tensor.
+    - `torchvision.transforms.v2` replaces `torchvision.transforms`, which is no longer developed.
+      Its `ToImage` and `ToDtype(torch.float32, scale=True)` replace torchvision's `ToTensor`. (The
+      `ToTensor` below is the video's own, for wines.) v2 also transforms boxes and masks.
+    - The CSV file is scikit-learn's, as in lesson 03.
 
-Try it
-    - `--seed 1`: which pictures of the gallery change, and which stay the same?
+Try it (answers: docs/answers.md)
+    - `--seed 1`: which images in the figure change, and which stay the same?
+    - Remove `scale=True`. What is the range of the values now, and after `Normalize`?
     - Swap `Resize` and `CenterCrop`. How large is the result, and how much of the photo is left?
-    - In `GALLERY`, change `(20, 40)` to `(90, 90)`. Is the box still around the flower?
 
 Video
-    https://www.youtube.com/watch?v=c36lUUr864M&t=8007s (about 2:13:27)
+    https://www.youtube.com/watch?v=c36lUUr864M&t=8007s (about 2:13:27), course script:
+    10_dataset_transforms.py
 """
 
 import argparse
+import importlib.resources
 from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from sklearn.datasets import load_sample_image, load_wine
+from sklearn.datasets import load_sample_image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -47,9 +50,9 @@ from torchvision.utils import draw_bounding_boxes
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 # Built-in transforms, in torchvision.transforms.v2
-#     images and tensors:  CenterCrop, Grayscale, Pad, RandomAffine, RandomCrop, RandomRotation,
-#                          RandomHorizontalFlip, RandomVerticalFlip, Resize, ColorJitter, ...
-#     tensors only:        LinearTransformation, Normalize, RandomErasing
+#     images and tensors:  CenterCrop, Grayscale, Pad, RandomAffine, RandomCrop, RandomErasing,
+#                          RandomHorizontalFlip, RandomRotation, Resize, ColorJitter, ...
+#     tensors only:        LinearTransformation, Normalize
 #     conversion:          ToImage (image or array -> tensor), ToDtype (dtype), ToPILImage (back)
 #     generic:             Lambda (wraps a function)
 #     your own:            a class with `__call__`
@@ -60,9 +63,11 @@ class WineDataset(Dataset):
     """178 wines as NumPy arrays; `transform` is applied to each sample as it is read."""
 
     def __init__(self, transform: Callable | None = None) -> None:
-        wine = load_wine()
-        self.x_data = wine.data.astype(np.float32)  # (178, 13)
-        self.y_data = wine.target.astype(np.float32).reshape(-1, 1)  # (178, 1)
+        path = importlib.resources.files("sklearn.datasets.data") / "wine_data.csv"
+        xy = np.loadtxt(path, delimiter=",", dtype=np.float32, skiprows=1)
+        self.x_data = xy[:, :-1]  # (178, 13), arrays here: ToTensor converts them
+        self.y_data = xy[:, [-1]]  # (178, 1)
+        self.n_samples = xy.shape[0]
         self.transform = transform
 
     def __getitem__(self, index: int) -> tuple:
@@ -72,7 +77,7 @@ class WineDataset(Dataset):
         return sample
 
     def __len__(self) -> int:
-        return len(self.x_data)
+        return self.n_samples
 
 
 class ToTensor:
@@ -123,58 +128,59 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     print(type(features), type(labels))
     print(features, labels)
 
-    # Beyond the video: the first feature of the first wine, read three times. The in-place version
-    # multiplies the stored sample by 4 on every read.
+    # Beyond the video: the first feature of the first wine is read three times
     readings = [dataset[0][0][0].item() for _ in range(3)]
+    print("MulTransform:       ", [round(value, 2) for value in readings])
     dataset = WineDataset(transform=v2.Compose([ToTensor(), MulTransformInPlace(4)]))
     readings_in_place = [dataset[0][0][0].item() for _ in range(3)]
-    print("MulTransform:       ", [round(value, 2) for value in readings])
     print("MulTransformInPlace:", [round(value, 2) for value in readings_in_place])
 
-    # Beyond the video: from a photo to the input of a network that was trained on ImageNet
+    # Beyond the video: from a photo to the input of a network that was trained on ImageNet, a
+    # dataset of 1.3 million photos. H, W, C: height, width, and channels (red, green, and blue).
     photo = np.array(load_sample_image("flower.jpg"))
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's RGB channels
-    transforms = [
-        v2.ToImage(),  # array (H, W, C) -> tensor (C, H, W)
+    print(f"photo      {photo.shape}, {photo.dtype}, from {photo.min()} to {photo.max()}")
+    photo = torch.from_numpy(photo).permute(2, 0, 1)  # (H, W, C) -> (C, H, W), like v2.ToImage
+    photo = photo.to(device)  # v2 transforms a tensor where it is, also on the GPU
+    image = photo
+    for transform in [
         v2.Resize(256),  # the shorter side; averaging pixels lowers the maximum
         v2.CenterCrop(224),
-        v2.ToDtype(torch.float32, scale=True),  # 0..255 -> 0..1
-        v2.Normalize(mean, std),  # (x - mean) / std, channel by channel
-    ]
-    image = photo
-    for transform in transforms:
+        v2.ToDtype(torch.float32, scale=True),  # 0..255 -> 0..1; without scale, only the type
+        # (x - mean) / std, with the mean and std of ImageNet's red, green, and blue values
+        v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ]:
         image = transform(image)
-        values = f"from {image.min():.3g} to {image.max():.3g}"
+        values = f"from {image.min().item():.3g} to {image.max().item():.3g}"
         print(f"{type(transform).__name__:10} {tuple(image.shape)}, {image.dtype}, {values}")
     # For training, random transforms such as RandomResizedCrop(224) and RandomHorizontalFlip()
     # replace Resize and CenterCrop: the model sees a slightly different photo every time, which
     # reduces overfitting. Evaluation uses fixed transforms, so that results are comparable.
 
-    # Beyond the video: one call transforms an image together with its bounding box
-    image = v2.ToImage()(photo)
-    flower = [[172, 82, 450, 364]]  # left, top, right, bottom, in pixels
-    box = tv_tensors.BoundingBoxes(flower, format="XYXY", canvas_size=image.shape[-2:])
+    # Beyond the video: one call transforms an image and its bounding box alike, a rectangle
+    # that marks an object. "XYXY" means left, top, right, and bottom edge, in pixels.
+    flower = [[172, 82, 450, 364]]
+    box = tv_tensors.BoundingBoxes(flower, format="XYXY", canvas_size=photo.shape[-2:])
     figure, axes = plt.subplots(3, 4, figsize=(11, 6.6), layout="constrained")
-    for ax, transform in zip(axes.flat, [v2.Identity(), *GALLERY]):  # Identity: the original
-        transformed, boxes = transform(image, box)
-        picture = draw_bounding_boxes(transformed, boxes, colors="white", width=5)
-        ax.imshow(picture.permute(1, 2, 0).numpy())  # (C, H, W) -> (H, W, C)
-        ax.set_title(type(transform).__name__, fontsize=10)
+    for ax, (title, transform) in zip(axes.flat, EXAMPLES):
+        transformed, boxes = transform(photo, box)
+        drawn = draw_bounding_boxes(transformed.cpu(), boxes, colors="white", width=5)
+        ax.imshow(drawn.permute(1, 2, 0).numpy())  # (C, H, W) -> (H, W, C)
+        ax.set_title(title, fontsize=10)
         ax.axis("off")
+        ax.set_adjustable("datalim")  # keeps all titles at the same height
     figure.savefig(args.output_dir / "04_transforms.png")
     if args.show:
         plt.show()
-    plt.close(figure)
 
-    values = f"{readings[2]:.2f} with MulTransform, {readings_in_place[2]:.2f} in place"
-    print(f"First value on the third read: {values} (wine)")
+    result = f"{readings[2]:.2f} with MulTransform, {readings_in_place[2]:.2f} in place"
+    print(f"First feature after three reads: {result}, expected 14.23 x 4 = 56.92 (wine)")
     print("Figure:", args.output_dir / "04_transforms.png")
-    return {"repeat_difference": max(readings) - min(readings), "n_transforms": len(GALLERY)}
+    return {"repeat_difference": max(readings) - min(readings), "n_transforms": len(EXAMPLES) - 1}
 
 
 # Beyond the video
 class MulTransformInPlace(MulTransform):
-    """The trap: `*=` writes into memory that the tensor shares with the dataset."""
+    """Incorrect on purpose: `*=` writes into memory that the tensor shares with the dataset."""
 
     def __call__(self, sample: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         inputs, targets = sample
@@ -182,18 +188,19 @@ class MulTransformInPlace(MulTransform):
         return inputs, targets
 
 
-GALLERY = [
-    v2.RandomHorizontalFlip(p=1.0),
-    v2.CenterCrop(400),
-    v2.RandomResizedCrop((427, 640), scale=(0.4, 0.6), ratio=(1.5, 1.5)),
-    v2.Pad(60),
-    v2.RandomRotation((20, 40)),  # the box stays upright, so it grows
-    v2.RandomPerspective(distortion_scale=0.5, p=1.0),
-    v2.ElasticTransform(alpha=300.0),
-    v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.3),
-    v2.RandomGrayscale(p=1.0),
-    v2.GaussianBlur(kernel_size=21, sigma=7.0),
-    v2.RandomPosterize(bits=2, p=1.0),
+EXAMPLES = [  # title and transform
+    ("original", v2.Identity()),
+    ("RandomHorizontalFlip", v2.RandomHorizontalFlip(p=1.0)),
+    ("CenterCrop", v2.CenterCrop(400)),
+    ("RandomResizedCrop", v2.RandomResizedCrop((427, 640), scale=(0.4, 0.6), ratio=(1.5, 1.5))),
+    ("Pad", v2.Pad(60)),
+    ("RandomRotation (box stays upright)", v2.RandomRotation((20, 40))),
+    ("RandomPerspective", v2.RandomPerspective(distortion_scale=0.5, p=1.0)),
+    ("ElasticTransform", v2.ElasticTransform(alpha=300.0)),
+    ("ColorJitter", v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.3)),
+    ("RandomGrayscale", v2.RandomGrayscale(p=1.0)),
+    ("GaussianBlur", v2.GaussianBlur(kernel_size=21, sigma=7.0)),
+    ("RandomPosterize", v2.RandomPosterize(bits=2, p=1.0)),
 ]
 
 
