@@ -1,42 +1,46 @@
 """09 · TensorBoard
 
-A small network learns to read handwritten digits, and everything worth watching is logged for
-TensorBoard: images, the model's graph, training and test loss and accuracy, and a precision-recall
-curve for each digit.
+A small network learns to read handwritten digits, and the following is logged for TensorBoard:
+images, the graph of the model, training and test loss and accuracy, histograms of its weights, and
+a precision-recall curve for each digit.
 
 You will learn
-    - to log images, a graph, scalars, and precision-recall curves with `SummaryWriter`
-    - to show training and test curves in one chart, and to tell runs apart
+    - how to log images, a graph, scalars, and precision-recall curves with `SummaryWriter`
+    - how to show training and test curves in one chart, and how to tell runs apart
+    - what to look for in each tab of TensorBoard
     - what precision and recall say about each digit
-    - to close the writer whatever happens, so that nothing logged is lost
 
 Run
     python 09_tensorboard_mnist.py
     tensorboard --logdir runs        (then open http://localhost:6006 in a browser)
 
-Since the video
-    - Two writers, in the folders `train` and `test`, log under the same names (tags): TensorBoard
-      draws both curves in one chart. The video draws the training curves only.
-    - Every run has a folder of its own, named after its learning rate, batch size, and time.
-    - 4 epochs, batches of 100, and a learning rate falling from 0.003 to 0 (1, 64, 0.001 in the
-      video), with a test after every epoch.
-    - `with` replaces `writer.close()`, which the video calls inside the loop by mistake.
-    - If MNIST cannot be downloaded, scikit-learn's digits take its place.
+Changes from the video
+    - Two writers, in the folders `train` and `test`, log under the same tags (names), so that both
+      curves share a chart. The video logs training values only, as `training loss`.
+    - Each run has a folder of its own, named after its learning rate and its time. It is made when
+      the data is there, so that a failed download leaves no empty run.
+    - 4 epochs and batches of 100 (video: 1 and 64), with a test after each epoch. Whole tensors are
+      scaled to 0..1 once, as `ToTensor` would do image by image.
+    - `flush()` after each epoch keeps the log readable after Ctrl-C. `close()` stands at the end,
+      where the video calls it inside the loop over the classes by mistake.
+    - The course's script, as first published, passed predictions as labels to the precision-recall
+      curves, and divided the number of correct predictions by 100 steps, but not by the batch size.
+    - If MNIST cannot be downloaded, scikit-learn's digits are used.
 
-Try it
-    - `--lr 0.03`, then compare the two runs in TensorBoard. (Do not choose the better one by its
-      test accuracy: that would be tuning on the test set. To choose, split off a validation set.)
-    - `--epochs 20`: does the test loss follow the training loss all the way?
+Try it (answers: docs/answers.md)
+    - `--lr 0.03`, then compare the two runs in TensorBoard. (To choose one of them, split off a
+      validation set. Choosing by the test accuracy would be tuning on the test set.)
+    - `--epochs 20`: does the test loss keep falling with the training loss?
     - Which digit has the lowest average precision? Look at the mistakes in the Images tab.
 
 Video
-    https://www.youtube.com/watch?v=c36lUUr864M&t=13881s (about 3:51:21)
+    https://www.youtube.com/watch?v=c36lUUr864M&t=13881s (about 3:51:21), course script:
+    16_tensorboard.py
 """
 
 import argparse
 import socket
 import sys
-import time
 import warnings
 from datetime import datetime
 from pathlib import Path
@@ -45,15 +49,21 @@ import matplotlib.pyplot as plt
 import torch
 import torchvision
 from sklearn.datasets import load_digits
-from sklearn.metrics import PrecisionRecallDisplay, average_precision_score
+from sklearn.metrics import average_precision_score, precision_recall_curve
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LinearLR
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
-from torchvision.utils import make_grid
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+# Hyper-parameters (the flags change the last three)
+input_size = 784  # 28 * 28 pixels
+hidden_size = 500
+num_classes = 10
+num_epochs = 4
+batch_size = 100
+learning_rate = 0.001
 
 
 class NeuralNet(nn.Module):
@@ -66,8 +76,10 @@ class NeuralNet(nn.Module):
         self.l2 = nn.Linear(hidden_size, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.l1(x))
-        return self.l2(out)  # no softmax: the loss applies it
+        out = self.l1(x)
+        out = self.relu(out)
+        out = self.l2(out)
+        return out  # no softmax: the loss applies it
 
 
 def main(argv: list[str] | None = None) -> dict[str, float | str]:
@@ -75,176 +87,196 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     args = parse_args(argv)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
-    input_size, hidden_size, num_classes = 784, 500, 10  # 784 = 28 * 28 pixels
     num_epochs, batch_size, learning_rate = args.epochs, args.batch_size, args.lr
 
+    # MNIST
+    data_name = "digits" if args.dataset == "digits" else "mnist"
+    if data_name == "mnist":
+        socket.setdefaulttimeout(15)  # seconds to wait for a server to answer
+        if not (args.data_dir / "MNIST").exists():
+            print("Downloading MNIST: 12 MB, once. (To do without: --dataset digits)", flush=True)
+        try:
+            train_dataset = torchvision.datasets.MNIST(args.data_dir, train=True, download=True)
+            test_dataset = torchvision.datasets.MNIST(args.data_dir, train=False, download=True)
+            train_dataset = to_tensors(train_dataset, args.limit)
+            test_dataset = to_tensors(test_dataset, args.limit)
+        except (OSError, RuntimeError) as error:
+            problem = f"MNIST could not be downloaded ({' '.join(str(error).split())})"
+            if args.dataset == "mnist":
+                sys.exit(f"{problem}. Check the connection, or use --dataset digits.")
+            print(f"*** {problem}: using scikit-learn's digits ***")
+            data_name = "digits"
+        except Exception as error:  # a damaged file can raise almost anything
+            sys.exit(f"{args.data_dir}/MNIST is damaged; delete it. ({repr(error)[:200]})")
+    if data_name == "digits":
+        train_dataset, test_dataset = load_offline_data(args.limit)
+    sizes = f"{len(train_dataset)} training and {len(test_dataset)} test images"
+    print(f"09 TensorBoard | device: {device} | data: {data_name}, {sizes}")
+    train_loader = DataLoader(train_dataset, batch_size=batch_size, shuffle=True)
+    test_loader = DataLoader(test_dataset, batch_size=batch_size)
+
     # TensorBoard: two writers, one for each curve in a chart
-    run = f"lr{learning_rate:g}_batch{batch_size}_{datetime.now():%Y-%m-%d_%H-%M-%S.%f}"
-    log_dir = args.log_dir / run
-    # `with` closes the writers whatever happens, even after Ctrl-C, so that nothing logged is lost
-    with SummaryWriter(log_dir / "train") as writer, SummaryWriter(log_dir / "test") as test_writer:
-        # MNIST
-        dataset = "digits" if args.dataset == "digits" else "mnist"
-        if dataset == "mnist":
-            socket.setdefaulttimeout(15)  # seconds to wait for a server to answer
-            try:
-                train_dataset = torchvision.datasets.MNIST(args.data_dir, train=True, download=True)
-                test_dataset = torchvision.datasets.MNIST(args.data_dir, train=False, download=True)
-                train_dataset, test_dataset = to_tensors(train_dataset), to_tensors(test_dataset)
-            except (OSError, RuntimeError) as error:
-                problem = f"MNIST cannot be downloaded ({' '.join(str(error).split())})"
-                if args.dataset == "mnist":
-                    sys.exit(f"{problem}. Check the connection, or use --dataset digits.")
-                print(f"*** {problem}: using scikit-learn's digits ***")
-                dataset = "digits"
-            except Exception as error:  # a damaged file can raise almost anything
-                sys.exit(f"{args.data_dir}/MNIST is damaged: delete it and try again ({error}).")
-        if dataset == "digits":
-            train_dataset, test_dataset = load_offline_data()
-        # A slice of a TensorDataset is a tuple (images, labels)
-        train_dataset = TensorDataset(*train_dataset[: args.limit])
-        test_dataset = TensorDataset(*test_dataset[: args.limit])
-        sizes = f"{len(train_dataset)} training and {len(test_dataset)} test images"
-        print(f"09 TensorBoard | device: {device} | data: {dataset}, {sizes}")
-        train_loader = DataLoader(train_dataset, batch_size=batch_size, shuffle=True)
-        test_loader = DataLoader(test_dataset, batch_size=batch_size)
+    log_dir = args.log_dir / f"lr{learning_rate:g}_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+    writer = SummaryWriter(log_dir / "train")
+    test_writer = SummaryWriter(log_dir / "test")
 
-        # TensorBoard: test images. make_grid repeats the gray channel three times: [0] takes one.
-        examples = iter(test_loader)
-        example_data, example_targets = next(examples)  # (batch_size, 1, 28, 28) and (batch_size,)
-        figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-        left.imshow(make_grid(example_data[:6], nrow=3, pad_value=1)[0].numpy(), cmap="gray")
-        left.set(title=f"Test images: {example_targets[:6].tolist()}", xticks=[], yticks=[])
-        img_grid = make_grid(example_data)
-        test_writer.add_image("mnist_images", img_grid)
+    examples = iter(test_loader)
+    example_data, example_targets = next(examples)  # (batch_size, 1, 28, 28) and (batch_size,)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    # make_grid repeats the gray channel for red, green, and blue: (6, 1, 28, 28) -> (3, 62, 92)
+    six = torchvision.utils.make_grid(example_data[:6], nrow=3, pad_value=1)
+    left.imshow(six.permute(1, 2, 0).numpy())
+    left.set_title(f"Test images: {example_targets[:6].numpy()}")
+    left.axis("off")
 
-        model = NeuralNet(input_size, hidden_size, num_classes).to(device)
+    # TensorBoard, Images tab. Look for wrong colors and for images upside down.
+    img_grid = torchvision.utils.make_grid(example_data)
+    test_writer.add_image("mnist_images", img_grid)
 
-        # Loss and optimizer
-        criterion = nn.CrossEntropyLoss()
-        optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-        n_total_steps = len(train_loader)
-        # The learning rate falls linearly from its full value to 0
-        scheduler = LinearLR(optimizer, 1.0, 0.0, total_iters=num_epochs * n_total_steps)
+    # 1) Model: class NeuralNet, above
+    model = NeuralNet(input_size, hidden_size, num_classes).to(device)
 
-        # TensorBoard: graph
-        with warnings.catch_warnings():  # add_graph calls torch.jit.trace, which is deprecated
-            warnings.simplefilter("ignore")
-            writer.add_graph(model, example_data.reshape(-1, 28 * 28).to(device))
+    # 2) Loss and optimizer
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
 
-        # Training loop
-        log_every = min(100, n_total_steps)  # steps
-        running_loss, running_correct, running_samples = 0.0, 0, 0
-        start = time.perf_counter()
-        for epoch in range(num_epochs):
-            for i, (images, labels) in enumerate(train_loader):
-                images = images.reshape(-1, 28 * 28).to(device)  # (N, 1, 28, 28) -> (N, 784)
-                labels = labels.to(device)
-                # Forward pass
-                outputs = model(images)
-                loss = criterion(outputs, labels)
-                # Backward pass and update
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                scheduler.step()
-                running_loss += loss.item()
-                _, predicted = torch.max(outputs, 1)
-                running_correct += (predicted == labels).sum().item()
-                running_samples += labels.size(0)
-                step = epoch * n_total_steps + i + 1
-                if step % log_every == 0:
-                    # TensorBoard: training loss and accuracy, averaged over the last steps
-                    running_loss /= log_every
-                    running_accuracy = running_correct / running_samples
-                    writer.add_scalar("loss", running_loss, step)
-                    writer.add_scalar("accuracy", running_accuracy, step)
-                    progress = f"Epoch [{epoch + 1}/{num_epochs}], Step [{i + 1}/{n_total_steps}]"
-                    print(f"{progress}, Loss: {running_loss:.4f}", flush=True)
-                    running_loss, running_correct, running_samples = 0.0, 0, 0
+    # TensorBoard, Graphs tab. Double-click NeuralNet: are all layers there, and in order?
+    with warnings.catch_warnings():  # add_graph calls torch.jit.trace, which is deprecated
+        warnings.simplefilter("ignore")
+        writer.add_graph(model, example_data.reshape(-1, 28 * 28).to(device))
 
-            # Test. Without dropout and batch norm, model.eval() would change nothing.
-            class_labels, class_preds, test_loss = [], [], 0.0
-            with torch.no_grad():
-                for images, labels in test_loader:
-                    outputs = model(images.reshape(-1, 28 * 28).to(device)).cpu()
-                    test_loss += criterion(outputs, labels).item() * labels.size(0)  # a sum
-                    class_preds.append(torch.softmax(outputs, dim=1))  # (N, 10)
-                    class_labels.append(labels)
-            test_loss /= len(test_dataset)
-            class_preds, class_labels = torch.cat(class_preds), torch.cat(class_labels)
-            predicted = class_preds.argmax(dim=1)
-            acc = (predicted == class_labels).float().mean().item()
-            print(f"Accuracy of the network: {acc:.1%}", flush=True)
-            # TensorBoard: test loss and accuracy. Beyond the video: histograms of the parameters
-            test_writer.add_scalar("loss", test_loss, step)
-            test_writer.add_scalar("accuracy", acc, step)
-            for name, parameter in model.named_parameters():
-                writer.add_histogram(name, parameter, step)
-        seconds = time.perf_counter() - start
+    # 3) Training loop
+    running_loss = 0.0
+    running_correct = 0
+    running_samples = 0
+    n_total_steps = len(train_loader)
+    log_every = min(100, n_total_steps)  # steps
+    for epoch in range(num_epochs):
+        model.train()
+        for i, (images, labels) in enumerate(train_loader):
+            images = images.reshape(-1, 28 * 28).to(device)  # (N, 1, 28, 28) -> (N, 784)
+            labels = labels.to(device)
+            # Forward pass
+            outputs = model(images)
+            loss = criterion(outputs, labels)
+            # Backward and optimize
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            running_loss += loss.item()
+            # max returns the largest value of each row and its index, which is the class
+            _, predicted = torch.max(outputs, 1)
+            running_correct += (predicted == labels).sum().item()
+            running_samples += labels.size(0)
+            step = epoch * n_total_steps + i + 1  # counts on from epoch to epoch
+            if step % log_every == 0:
+                # TensorBoard, Scalars tab: averages over the last steps
+                running_loss /= log_every
+                running_accuracy = running_correct / running_samples
+                writer.add_scalar("loss", running_loss, step)
+                writer.add_scalar("accuracy", running_accuracy, step)
+                progress = f"Epoch [{epoch + 1}/{num_epochs}], Step [{i + 1}/{n_total_steps}]"
+                print(f"{progress}, Loss: {running_loss:.4f}", flush=True)
+                running_loss = 0.0
+                running_correct = 0
+                running_samples = 0
 
-        # TensorBoard: a precision-recall curve for each digit against all others. An image is a
-        # predicted 3 if its probability exceeds a threshold. Precision: the fraction of predicted
-        # 3s that are 3s. Recall: the fraction of all 3s that are predicted. The threshold trades
-        # one for the other; average precision (AP) summarizes the curve..
-        average_precisions = {}
-        right.set_prop_cycle(color=2 * plt.cm.tab10.colors[:5], linestyle=5 * ["-"] + 5 * ["--"])
-        for i in range(10):
-            labels, preds = class_labels == i, class_preds[:, i]
-            if labels.any():  # with --limit, a digit may be missing
-                test_writer.add_pr_curve(f"digit/{i}", labels, preds, global_step=step)
-                PrecisionRecallDisplay.from_predictions(labels, preds, name=str(i), ax=right)
-                average_precision = float(average_precision_score(labels, preds))
-                average_precisions[f"average_precision_{i}"] = average_precision
-                print(f"Average precision of {i}: {average_precision:.4f}")
+        # 4) Test, after each epoch
+        model.eval()  # changes nothing in this network, but is needed as soon as it has dropout
+        class_labels = []
+        class_preds = []
+        test_loss = 0.0
+        with torch.no_grad():
+            for images, labels in test_loader:
+                outputs = model(images.reshape(-1, 28 * 28).to(device)).cpu()
+                test_loss += criterion(outputs, labels).item() * labels.size(0)  # a sum
+                class_preds.append(torch.softmax(outputs, dim=1))  # probabilities (N, 10)
+                class_labels.append(labels)
+        test_loss /= len(test_dataset)
+        class_preds = torch.cat(class_preds)
+        class_labels = torch.cat(class_labels)
+        confidence, predicted = torch.max(class_preds, 1)
+        acc = (predicted == class_labels).float().mean().item()
+        print(f"Accuracy of the network: {acc:.1%}", flush=True)
+        # TensorBoard, Scalars tab. Look for a test loss that rises while the training loss falls:
+        # that is overfitting. (Training values are averages over the steps before; test values are
+        # of
+        # the network after the epoch.)
+        test_writer.add_scalar("loss", test_loss, step)
+        test_writer.add_scalar("accuracy", acc, step)
+        # Beyond the video, Histograms tab. Look for weights that never move, or that explode.
+        for name, parameter in model.named_parameters():
+            writer.add_histogram(name, parameter, step)
+        writer.flush()
+        test_writer.flush()
 
-        # Beyond the video: the first ten mistakes, and the settings with the result
-        mistakes = (predicted != class_labels).nonzero().flatten().tolist()  # indices
-        mistakes_figure, axes = plt.subplots(2, 5, figsize=(6, 3), layout="constrained")
-        for ax, i in zip(axes.flat, mistakes):
-            ax.imshow(test_dataset[i][0][0].numpy(), cmap="gray")
-            ax.set(title=f"{predicted[i]} (is {class_labels[i]})", xticks=[], yticks=[])
-        test_writer.add_figure("mistakes", mistakes_figure, step)
-        settings = {"lr": learning_rate, "batch_size": batch_size, "epochs": num_epochs}
-        # run_name=".": in the folder of test_writer
-        test_writer.add_hparams(settings, {"hparam/accuracy": acc}, run_name=".")
+    # TensorBoard, PR Curves tab: each digit against all others. An image is classified as a 3 if
+    # its probability of a 3 is above a threshold. Precision is the fraction of images classified as
+    # a 3 that are 3s, recall the fraction of all 3s that are classified as a 3. A lower threshold
+    # raises recall and usually costs precision. Look for the curve farthest from the top right
+    # corner. Average precision (AP) sums a curve up: 1 is perfect.
+    metrics = {"accuracy": acc, "loss": test_loss, "dataset": data_name, "log_dir": str(log_dir)}
+    for i in range(num_classes):
+        labels_i = class_labels == i
+        preds_i = class_preds[:, i]
+        if labels_i.any():  # with --limit, a digit may be missing
+            test_writer.add_pr_curve(str(i), labels_i, preds_i, global_step=step)
+            ap = float(average_precision_score(labels_i, preds_i))
+            metrics[f"average_precision_{i}"] = ap
+            print(f"Average precision of {i}: {ap:.4f}")
+            precision, recall, _ = precision_recall_curve(labels_i, preds_i)
+            style = "-" if i < 5 else "--"
+            right.plot(recall, precision, style, color=f"C{i % 5}", label=f"{i}: AP {ap:.4f}")
 
-    right.set(title=f"Precision and recall ({dataset})", xlabel="recall", ylabel="precision")
-    right.axis([0.8, 1.01, 0.8, 1.01])  # where the curves bend
+    # Beyond the video, Images tab: the ten mistakes of which the network was surest
+    mistakes = torch.nonzero(predicted != class_labels).flatten()  # their indices
+    order = confidence[mistakes].argsort(descending=True)  # positions in mistakes, surest first
+    surest = mistakes[order][:10]
+    mistakes_figure, axes = plt.subplots(2, 5, figsize=(7, 3.5), layout="constrained")
+    for ax, i in zip(axes.flat, surest.tolist()):
+        ax.imshow(test_dataset[i][0][0].numpy(), cmap="gray")
+        ax.set_title(f"{confidence[i]:.0%} a {predicted[i]}, is a {class_labels[i]}", fontsize=8)
+        ax.axis("off")
+    test_writer.add_figure("mistakes", mistakes_figure, step)
+    writer.close()
+    test_writer.close()
+
+    right.set(xlabel="recall", ylabel="precision", xlim=(0.9, 1.002), ylim=(0.9, 1.002))
+    right.set_title(f"Precision and recall ({data_name}; axes start at 0.9)")
+    right.legend(loc="lower left")
     figure.savefig(args.output_dir / "09_tensorboard_mnist.png")
     if args.show:
         plt.show()
-    plt.close(figure)
 
-    print(f"Test accuracy: {acc:.1%} ({dataset})")
+    print(f"Test accuracy: {acc:.1%} ({data_name})")
     print("Figure:", args.output_dir / "09_tensorboard_mnist.png")
-    print(f"Log: {log_dir} (tensorboard --logdir {args.log_dir})")
-    metrics = {"accuracy": acc, "loss": test_loss, **average_precisions}
-    return {**metrics, "seconds": seconds, "dataset": dataset, "log_dir": str(log_dir)}
+    print(f"Log: {log_dir} (to see it: tensorboard --logdir {args.log_dir})")
+    return metrics
 
 
-def to_tensors(dataset: torchvision.datasets.MNIST) -> TensorDataset:
-    """Return all images as float32 (N, 1, 28, 28) from 0 to 1, and their labels (N,)."""
-    return TensorDataset(dataset.data.unsqueeze(1) / 255, dataset.targets)
+def to_tensors(dataset: torchvision.datasets.MNIST, limit: int) -> TensorDataset:
+    """Return the first images as float32 (N, 1, 28, 28) from 0 to 1, and their labels (N,)."""
+    return TensorDataset(dataset.data[:limit].unsqueeze(1) / 255, dataset.targets[:limit])
 
 
 # Offline data
-def load_offline_data() -> tuple[TensorDataset, TensorDataset]:
+def load_offline_data(limit: int) -> tuple[TensorDataset, TensorDataset]:
     """Return scikit-learn's 8x8 digits, a training and a test set, in the shape of MNIST."""
     X, y = load_digits(return_X_y=True)
     X = torch.from_numpy(X / 16).float().view(-1, 1, 8, 8)
     X = nn.functional.interpolate(X, size=28, mode="bilinear")  # (1797, 1, 28, 28)
     X_train, X_test, y_train, y_test = train_test_split(X, torch.from_numpy(y), random_state=0)
-    return TensorDataset(X_train, y_train), TensorDataset(X_test, y_test)
+    train_dataset = TensorDataset(X_train[:limit], y_train[:limit])
+    return train_dataset, TensorDataset(X_test[:limit], y_test[:limit])
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     names = ("auto", "mnist", "digits")
-    parser.add_argument("--epochs", type=int, default=4, help="passes over the data")
-    parser.add_argument("--batch-size", type=int, default=100, help="samples per batch")
-    parser.add_argument("--lr", type=float, default=0.003, help="learning rate")
+    parser.add_argument("--epochs", type=int, default=num_epochs, help="passes over the data")
+    parser.add_argument("--batch-size", type=int, default=batch_size, help="samples per batch")
+    parser.add_argument("--lr", type=float, default=learning_rate, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--limit", type=int, default=10**6, help="at most LIMIT samples per set")
     parser.add_argument("--dataset", choices=names, default="auto", help="auto: digits if offline")

@@ -1,37 +1,44 @@
 """10 · Saving and loading models
 
-Three calls and two approaches. The calls: `torch.save(object, FILE)`, `torch.load(FILE)`, and
-`model.load_state_dict(state_dict)`. The lazy approach saves the whole model; the recommended one
-saves its state dict: its parameters and buffers by name. A checkpoint saves training state.
+This lesson covers three calls and two approaches. The calls are `torch.save(object, FILE)`,
+`torch.load(FILE)`, and `model.load_state_dict(state_dict)`. The lazy approach saves the whole
+model; the recommended one saves its state dict, which holds its parameters and buffers (such as the
+running averages of batch norm) by name. A checkpoint also saves the state of the training.
 
 You will learn
-    - to save and load a whole model, a state dict, and a checkpoint, also across devices
+    - how to save and load a whole model, a state dict, and a checkpoint, also across devices
     - why `torch.load` refuses whole models by default, and how that stops a hostile file
     - what `model.eval()` changes
-    - what a checkpoint needs so that training can go on as if it had never stopped
+    - what a checkpoint needs so that training can resume as if it had never stopped
 
 Run
     python 10_save_load.py
-    python 10_save_load.py --epochs 20 --resume outputs/10_save_load_checkpoint.pt
+    python 10_save_load.py --epochs 20 --resume outputs/10_save_load_training.pth
 
-Since the video
-    - Since PyTorch 2.6, `torch.load` has `weights_only=True` by default: it loads tensors and plain
-      containers, but not arbitrary objects, because a pickle can run code when it is loaded.
-    - A second checkpoint also stores the scheduler and the state of the random number generators.
+Changes from the video
+    - The video's `torch.load(FILE)` of a whole model fails today. Since PyTorch 2.6,
+      `weights_only=True` is the default. It loads only tensors, numbers, strings, plain containers,
+      and classes that are listed with `safe_globals`.
+    - A third file holds a checkpoint that also stores the scheduler, the losses, and the state of
+      the random number generators.
+    - The three device transfers run only if there is a GPU. The checkpoint's path has a name of its
+      own, `CHECKPOINT_FILE`.
 
-Try it
-    - Add `momentum=0.9`, `answer.sum().backward()`, and `optimizer.step()`. What is its state?
+Try it (answers: docs/answers.md)
+    - Give the second SGD in "Checkpoint" `momentum=0.9`. What is the momentum after loading?
     - Remove the line with `torch.set_rng_state`. By how much do the parameters differ now?
     - Remove `.eval()` from `training.model.eval()(X_test)`. How does the accuracy change, and why?
 
 Video
-    https://www.youtube.com/watch?v=c36lUUr864M&t=15425s (about 4:17:05)
+    https://www.youtube.com/watch?v=c36lUUr864M&t=15425s (about 4:17:05), course script:
+    17_save_load.py
 """
 
 import argparse
 import os
 import pickle
 import sys
+import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -61,38 +68,47 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     args = parse_args(argv)
     if args.resume:  # load it once first: a bad file stops the lesson before anything is written
         try:
-            epoch = Training(args.lr).load(args.resume)
+            resume_epoch = Training(args.lr).load(args.resume)
         except Exception as error:  # a damaged file can raise almost anything
-            sys.exit(f"Cannot resume from {args.resume}: {error!r:.300}")
-        if epoch >= args.epochs:
-            sys.exit(f"{args.resume} is already at epoch {epoch}: --epochs must be larger.")
+            sys.exit(f"Cannot resume from {args.resume}: {repr(error)[:300]}")
+        if resume_epoch >= args.epochs:
+            sys.exit(f"{args.resume} is already at epoch {resume_epoch}; pass a larger --epochs.")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     print(f"10 Saving and loading models | device: {device} | data: digits, 1797 images")
 
     model = Model(n_input_features=6)
-    x = torch.randn(5, 6)  # to compare the models' outputs
-    answer = model(x)
+    x = torch.randn(5, 6)  # five samples, to compare what two models answer
 
-    # Save all (the lazy way): a pickle, tied to this script and its classes
-    print(list(model.parameters()))
+    # Save all (the lazy way). The file has the name of class Model, but not its code: it cannot be
+    # loaded after the class has been moved or renamed.
+    for param in model.parameters():
+        print(param)
     FILE = args.output_dir / "10_save_load_model.pth"
     torch.save(model, FILE)
-    # weights_only=False runs any code that the file contains: fine for a file that we have just
-    # written, unsafe for files from others.
+    try:
+        torch.load(FILE)  # the video's line
+    except pickle.UnpicklingError as error:
+        print("torch.load(FILE) fails today:", str(error).partition(".")[0])
+    # torch.save writes a pickle, Python's format for saving objects, which can run any code when it
+    # is loaded. weights_only=False permits that: use it for your own files, not for those of
+    # others.
     loaded_model = torch.load(FILE, weights_only=False)
-    loaded_model.eval()
-    print(list(loaded_model.parameters()))
-    whole_model_error = (loaded_model(x) - answer).abs().max().item()
+    loaded_model.eval()  # before you predict: it switches dropout and batch norm (see the end)
+    for param in loaded_model.parameters():
+        print(param)
+    whole_model_error = (loaded_model(x) - model(x)).abs().max().item()
+    print(f"Whole model: the outputs differ by {whole_model_error:g}")
 
     # Save only the state dict (the recommended way)
     torch.save(model.state_dict(), FILE)
     print(model.state_dict())
-    loaded_model = Model(n_input_features=6)
-    loaded_model.load_state_dict(torch.load(FILE))
+    loaded_model = Model(n_input_features=6)  # created again, with the same arguments
+    loaded_model.load_state_dict(torch.load(FILE))  # takes the loaded dictionary, not the path
     loaded_model.eval()
     print(loaded_model.state_dict())
-    state_dict_error = (loaded_model(x) - answer).abs().max().item()
+    state_dict_error = (loaded_model(x) - model(x)).abs().max().item()
+    print(f"State dict: the outputs differ by {state_dict_error:g}")
 
     # Checkpoint: epoch, model, and optimizer, to resume training
     learning_rate = 0.01
@@ -102,18 +118,21 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         "model_state": model.state_dict(),
         "optim_state": optimizer.state_dict(),
     }
-    print(optimizer.state_dict())
-    torch.save(checkpoint, FILE)
+    print(optimizer.state_dict())  # "state" is empty: SGD without momentum has none
+    CHECKPOINT_FILE = args.output_dir / "10_save_load_checkpoint.pth"
+    torch.save(checkpoint, CHECKPOINT_FILE)
     model = Model(n_input_features=6)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0)
-    checkpoint = torch.load(FILE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0)  # the checkpoint brings the right one
+    checkpoint = torch.load(CHECKPOINT_FILE)
     model.load_state_dict(checkpoint["model_state"])
     optimizer.load_state_dict(checkpoint["optim_state"])
     epoch = checkpoint["epoch"]
-    model.eval()  # to predict; model.train() to go on training
-    print(epoch, optimizer.state_dict())  # the learning rate is 0.01 again
+    model.eval()  # to predict; model.train() to resume training
+    print(optimizer.state_dict())  # the learning rate is 0.01 again
+    checkpoint_error = (model(x) - loaded_model(x)).abs().max().item()
+    print(f"Checkpoint of epoch {epoch}: the outputs differ by {checkpoint_error:g}")
 
-    # Devices
+    # Devices. "cuda:0" is the first GPU, "cuda:1" the second; "cuda" is the current one.
     if torch.cuda.is_available():
         # Save on the GPU, load on the CPU
         torch.save(model.to("cuda").state_dict(), FILE)
@@ -129,96 +148,104 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         model = Model(n_input_features=6)
         model.load_state_dict(torch.load(FILE, map_location="cuda:0"))
         model.to("cuda")  # load_state_dict copied the values to a model on the CPU
-        print("on the GPU:", model(x.to("cuda")))  # the inputs must be there, too
+        print("On the GPU:", model(x.to("cuda")))  # the inputs must be there, too
     else:
         print("CUDA is not available: skipped GPU to CPU, GPU to GPU, and CPU to GPU")
-    # Save on any device, load on the CPU
-    torch.save(model.state_dict(), FILE)
-    model = Model(n_input_features=6)
-    model.load_state_dict(torch.load(FILE, map_location="cpu"))
-    print("on the CPU:", model(x))
 
-    # Beyond the video: a pickle can run code when it is loaded. This hostile file would only create
-    # a folder, but torch.load refuses it.
-    folder = args.output_dir / "made by a hostile file"
-    torch.save(Hostile(folder), FILE)
-    try:
-        torch.load(FILE)
-    except pickle.UnpicklingError:
-        print("The hostile file was refused. Did it make a folder?", folder.exists())
-    # For the same reason, it refuses whole models, unless we name the classes that we trust
-    torch.save(model, FILE)
-    try:
-        torch.load(FILE)
-    except pickle.UnpicklingError as error:
-        print("The whole model was refused:", str(error).partition(".")[0])
-    with torch.serialization.safe_globals([Model, nn.Linear]):
-        print("With safe_globals:", torch.load(FILE))
-
-    # Beyond the video: a state dict fits only its own architecture
-    try:
-        Model(n_input_features=7).load_state_dict(model.state_dict())
-    except RuntimeError as error:
-        print("Wrong architecture:", error)
+    # Beyond the video: a hostile file. This one creates a folder; it could delete one instead.
+    # weights_only=True loads only types on a list. That blocks attacks like this one, but is no
+    # guarantee: load files only from people that you trust.
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "created by a hostile file")
+        hostile_file = Path(temporary, "hostile.pth")
+        torch.save(Hostile(folder), hostile_file)
+        try:
+            torch.load(hostile_file)
+        except pickle.UnpicklingError:
+            print("The hostile file was refused. Folder created:", folder.exists())
+        hostile_blocked = not folder.exists()
+        torch.load(hostile_file, weights_only=False)
+        print("With weights_only=False, the same file was loaded. Folder created:", folder.exists())
+        # A whole model can be loaded with weights_only=True if you name the classes that you trust
+        trusted_file = Path(temporary, "model.pth")
+        torch.save(model, trusted_file)
+        with torch.serialization.safe_globals([Model, nn.Linear]):
+            print("With safe_globals, torch.load reads a whole model:", torch.load(trusted_file))
 
     # Beyond the video: a reliable checkpoint. Training that is saved halfway, loaded into new
-    # objects, and resumed ends where uninterrupted training ends, bit for bit (on the CPU of the
-    # same machine, with the same number of threads).
+    # objects, and resumed ends where uninterrupted training ends, bit for bit. This holds on the
+    # CPU of the same machine, with the same PyTorch version and number of threads, if the
+    # checkpoint is saved at the end of an epoch.
     X, y = load_digits(return_X_y=True)
     X, y = torch.from_numpy(X / 16).float(), torch.from_numpy(y)
     X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
     dataset = TensorDataset(X_train[: args.limit], y_train[: args.limit])
-    X_test, y_test = X_test[: args.limit].to(device), y_test[: args.limit].to(device)
-    FILE = args.output_dir / "10_save_load_checkpoint.pt"
+    TRAINING_FILE = args.output_dir / "10_save_load_training.pth"
     torch.manual_seed(args.seed)
     training = Training(args.lr)
     if args.resume:
         training.load(args.resume)
     halfway = (len(training.losses) + args.epochs) // 2
     training.train(dataset, halfway)
-    training.save(FILE)
+    training.save(TRAINING_FILE)
     training.train(dataset, args.epochs)
     resumed = Training(args.lr)
-    resumed.load(FILE)
+    resumed.load(TRAINING_FILE)
     resumed.train(dataset, args.epochs)
-    resumed.save(FILE)
+    resumed.save(TRAINING_FILE)  # the finished training, for --resume
     pairs = zip(training.model.parameters(), resumed.model.parameters())
     resume_error = max((a - b).abs().max().item() for a, b in pairs)
-    print(f"Uninterrupted or resumed: the parameters differ by {resume_error:g}")
+    print(f"Uninterrupted vs. resumed: maximum parameter difference {resume_error:g}")
 
-    # Beyond the video: eval() turns dropout off and makes batch norm use its running averages
+    # Beyond the video: what eval() changes. In train mode, dropout sets random values to 0, and
+    # batch norm uses the mean and standard deviation of the batch; in eval mode, dropout does
+    # nothing, and batch norm uses running averages from training.
+    X_test = X_test[: args.limit].to(device)
     with torch.no_grad():
-        outputs = training.model.eval()(X_test)
+        outputs = training.model.eval()(X_test)  # eval() returns the model, which is called then
         eval_difference = (training.model.train()(X_test) - outputs).abs().max().item()
-    accuracy = (outputs.argmax(dim=1) == y_test).float().mean().item()
-    print(f"Without eval(), the logits differ by up to {eval_difference:.2f}")
+    _, predicted = torch.max(outputs.cpu(), 1)
+    accuracy = (predicted == y_test[: args.limit]).float().mean().item()
+    print(f"Without eval(), the outputs differ by up to {eval_difference:.2f}")
 
     epochs = range(1, args.epochs + 1)
     figure, ax = plt.subplots(figsize=(8, 4.5), layout="constrained")
     ax.plot(epochs, training.losses, linewidth=6, alpha=0.5, label="uninterrupted")
     ax.plot(epochs[halfway:], resumed.losses[halfway:], "o--", markersize=4, label="resumed")
     ax.axvline(halfway + 0.5, color="gray", linestyle=":", label="saved and loaded here")
-    ax.set(title="Interrupted or not", xlabel="epoch", ylabel="loss of the last training batch")
+    ax.set(title="Resuming from a checkpoint", xlabel="epoch", ylabel="loss of the last batch")
+    ax.locator_params(axis="x", integer=True)
     ax.legend()
     figure.savefig(args.output_dir / "10_save_load.png")
     if args.show:
         plt.show()
-    plt.close(figure)
 
+    # A plain torch.load reads all three files
+    print("State dict:", FILE)
+    print("Checkpoint:", CHECKPOINT_FILE)
+    print("Checkpoint for --resume:", TRAINING_FILE)
     print(f"Test accuracy: {accuracy:.1%} (digits)")
     print("Figure:", args.output_dir / "10_save_load.png")
-    print("Model and checkpoint:", args.output_dir / "10_save_load_model.pth", FILE)
-    errors = {"whole_model_error": whole_model_error, "state_dict_error": state_dict_error}
-    metrics = {"eval_difference": eval_difference, "hostile_blocked": float(not folder.exists())}
-    return {**errors, **metrics, "resume_error": resume_error, "accuracy": accuracy}
+    return {
+        "whole_model_error": whole_model_error,
+        "state_dict_error": state_dict_error,
+        "hostile_blocked": float(hostile_blocked),
+        "resume_error": resume_error,
+        "eval_difference": eval_difference,
+        "accuracy": accuracy,
+    }
 
 
 # Beyond the video
-class Hostile(str):
-    """A path whose pickle creates a folder when it is loaded. It could just as well delete one."""
+class Hostile:
+    """An object whose pickle creates a folder when it is loaded."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self),)  # what to call, and with which arguments
+        """Tell pickle what to call, and with which arguments, to load this object."""
+        return os.mkdir, (str(self.folder),)
 
 
 class Training:
@@ -239,16 +266,16 @@ class Training:
             for images, labels in train_loader:
                 outputs = self.model(images.to(device))
                 loss = nn.functional.cross_entropy(outputs, labels.to(device))
+                self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()
-                self.optimizer.zero_grad()
             self.scheduler.step()
             self.losses.append(loss.item())  # of the last batch
 
     def save(self, path: Path) -> None:
         """Save a checkpoint atomically.
 
-        It is written to a temporary file, which then replaces `path`: if the process is killed,
+        It is written to a temporary file, which then replaces `path`. If the process is killed,
         `path` is the old file or the new one, never a partial file.
         """
         checkpoint = {
@@ -266,7 +293,7 @@ class Training:
 
     def load(self, path: Path) -> int:
         """Restore a checkpoint and return its epoch. A damaged file can raise any exception."""
-        checkpoint = torch.load(path, map_location="cpu")  # RNG states must be on it
+        checkpoint = torch.load(path, map_location="cpu")  # RNG states must be on the CPU
         self.model.load_state_dict(checkpoint["model_state"])
         self.optimizer.load_state_dict(checkpoint["optim_state"])
         self.scheduler.load_state_dict(checkpoint["scheduler_state"])
