@@ -1,4 +1,4 @@
-"""Run lessons as a user does, and print the table of results that stands in README.md.
+"""Run lessons as a user does, and print the table of results that appears in README.md.
 
 Each run is a process of its own, `python FILE` with the lesson's defaults, so the seconds include
 imports, data, training, and figure. Results are the mean and the standard deviation over seeds,
@@ -6,12 +6,14 @@ seconds the median.
 
     python tests/benchmark.py --dataset digits --seeds 5
     python tests/benchmark.py 07 09 --data-dir DIR --seeds 3
+    python tests/benchmark.py --dataset digits --images docs/images
 """
 
 import argparse
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -68,10 +70,8 @@ def average(results: list[str]) -> str:
 
 def measure(lesson: Path, arguments: list[str], n_seeds: int) -> str:
     """Run a lesson with each seed, and return its row of the table."""
-    runs = [
-        run([sys.executable, str(lesson), *arguments, "--seed", str(seed)])
-        for seed in range(n_seeds)
-    ]
+    command = [sys.executable, str(lesson), *arguments, "--seed"]
+    runs = [run([*command, str(seed)]) for seed in reversed(range(n_seeds))]  # seed 0 comes last
     _, data = read_head(runs[0][0])
     result = average([read_result(output) for output, _ in runs])
     seconds = statistics.median(seconds for _, seconds in runs)
@@ -82,10 +82,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     numbers = [lesson.name[:2] for lesson in LESSONS]
-    parser.add_argument("lessons", nargs="*", metavar="NN", help="numbers of lessons; none: all")
+    parser.add_argument("lessons", nargs="*", metavar="NN", help="lessons (default: all)")
     parser.add_argument("--dataset", help="for lessons 07-09: auto, digits, ...")
     parser.add_argument("--data-dir", type=Path, help="for lessons 07-09")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each lesson: seeds 0, 1, ...")
+    parser.add_argument("--images", type=Path, help="folder to copy the figures of seed 0 to")
     args = parser.parse_args(argv)
     args.lessons = args.lessons or numbers
     if args.seeds < 1 or not set(args.lessons) <= set(numbers):
@@ -110,6 +111,8 @@ def main(argv: list[str] | None = None) -> None:
             if '"--log-dir"' in source:
                 arguments += ["--log-dir", folder]
             print(measure(lesson, arguments, args.seeds), flush=True)
+            if args.images:
+                shutil.copy(Path(folder, f"{lesson.stem}.png"), args.images)
     system = f"{os.cpu_count()} CPU cores ({platform.machine()}, {platform.system()})"
     code = "import torch; print(torch.__version__, 'CUDA:', torch.cuda.is_available())"
     versions = f"Python {platform.python_version()}, torch {run([sys.executable, '-c', code])[0]}"

@@ -1,11 +1,8 @@
-"""What the tests share: Agg, a network guard, a fake web, and the lessons by their numbers."""
+"""What the tests share: Agg, a network guard, a fake web, spies, and the lessons by number."""
 
 import importlib
 import io
-import os
 import socket
-import subprocess
-import sys
 from http.client import HTTPMessage
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +14,7 @@ import pytest
 import torch
 
 matplotlib.use("Agg")
-matplotlib.rcParams["savefig.dpi"] = 30  # small figures are drawn faster
+matplotlib.rcParams["savefig.dpi"] = 20  # small figures are drawn faster
 torch.set_num_threads(1)  # more threads gain nothing on tiny tensors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,59 +28,11 @@ def load_lesson(number: str) -> ModuleType:
 
 
 def tiny_args(lesson: ModuleType, folder: Path) -> list[str]:
-    """Return arguments that make a lesson small, offline, and write into one folder."""
+    """Return arguments that keep a lesson small, offline, and confined to one folder."""
     small = {"epochs": 1, "limit": 40, "dataset": "digits", "log_dir": folder / "runs"}
     small["output_dir"] = folder / "outputs"
     flags = vars(lesson.parse_args([]))
     return [f"--{name.replace('_', '-')}={small[name]}" for name in small if name in flags]
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch):
-    """Fail the test if anything looks up a host or connects to one, even if that is caught."""
-    used = []
-    connect = socket.socket.connect
-
-    def refuse(*args, **kwargs):
-        used.append(args)
-        raise OSError(f"a test tried to use the network: {args}")
-
-    def connect_locally(self, address):
-        if self.family in (socket.AF_INET, socket.AF_INET6):
-            refuse(address)
-        return connect(self, address)
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", connect_locally)
-    timeout = socket.getdefaulttimeout()
-    yield
-    socket.setdefaulttimeout(timeout)  # lessons 07-09 set it
-    plt.close("all")  # of a test that failed
-    assert not used, f"the network was used: {used}"
-
-
-@pytest.fixture
-def fake_web(monkeypatch):
-    """Put an empty web in place of the real one; a test adds pages, as bytes by their address."""
-    pages = {}
-
-    class Answer(io.BytesIO):
-        def __init__(self, url):
-            super().__init__(pages[url])
-            self.url, self.length, self.headers = url, len(pages[url]), HTTPMessage()
-
-        def info(self):
-            return self.headers
-
-    def urlopen(request, *args, **kwargs):
-        url = getattr(request, "full_url", request)
-        if url not in pages:
-            raise URLError("no network in this test")
-        return Answer(url)
-
-    monkeypatch.setattr("urllib.request.urlopen", urlopen)
-    monkeypatch.setattr("torch.hub.urlopen", urlopen)
-    return pages
 
 
 def one_line(stop: pytest.ExceptionInfo) -> str:
@@ -93,22 +42,74 @@ def one_line(stop: pytest.ExceptionInfo) -> str:
     return message
 
 
-@pytest.fixture(scope="session", autouse=True)
-def script(request, tmp_path_factory):
-    """Run lesson 03 with a worker, as a script, beside the other tests; give process and folder."""
-    if not any(item.name.startswith("test_runs_as_a_script") for item in request.session.items):
-        yield None
-        return
-    folder = tmp_path_factory.mktemp("script") / "leçon one"
-    folder.mkdir()
-    command = [sys.executable, "-W", "error", str(ROOT / "03_dataset_dataloader.py")]
-    environment = {"MPLBACKEND": "Agg", "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [*command, "--epochs", "1", "--num-workers", "1"],
-        cwd=folder,
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-    ) as process:
-        yield process, folder
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Fail the test if anything leaves this machine, even if the failure is caught."""
+    used = []
+    connect, getaddrinfo = socket.socket.connect, socket.getaddrinfo
+
+    def check(host):
+        if host not in (None, "", "localhost", "127.0.0.1", "::1", "0.0.0.0", "::"):
+            used.append(host)
+            raise OSError(f"a test tried to use the network: {host}")
+
+    def guarded_getaddrinfo(host, *args, **kwargs):
+        check(host)
+        return getaddrinfo(host, *args, **kwargs)
+
+    def guarded_connect(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            check(address[0])
+        return connect(self, address)
+
+    monkeypatch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+    monkeypatch.setattr(socket.socket, "connect", guarded_connect)
+    timeout = socket.getdefaulttimeout()
+    yield
+    socket.setdefaulttimeout(timeout)  # lessons 07-09 set it
+    plt.close("all")
+    assert not used, f"the network was used: {used}"
+
+
+class FakeWeb:
+    """A web without pages; a test adds some to `pages`, and finds what was asked in `asked`."""
+
+    def __init__(self):
+        self.pages, self.asked = {}, []
+
+    def urlopen(self, request, *args, **kwargs):
+        url = getattr(request, "full_url", request)
+        self.asked.append(url)
+        if url not in self.pages:
+            raise URLError("no network in this test")
+        answer = io.BytesIO(self.pages[url])
+        answer.url, answer.length, answer.headers = url, len(self.pages[url]), HTTPMessage()
+        answer.info = lambda: answer.headers
+        return answer
+
+
+@pytest.fixture
+def fake_web(monkeypatch):
+    """Put a fake web in place of the real one."""
+    web = FakeWeb()
+    monkeypatch.setattr("urllib.request.urlopen", web.urlopen)
+    monkeypatch.setattr("torch.hub.urlopen", web.urlopen)
+    return web
+
+
+@pytest.fixture
+def spy_on(monkeypatch):
+    """Return a function that puts a subclass in a class's place, and returns its instances."""
+
+    def spy(module, name):
+        instances = []
+
+        class Spy(getattr(module, name)):
+            def __init__(self, *args, **kwargs):
+                super().__init__(*args, **kwargs)
+                instances.append(self)
+
+        monkeypatch.setattr(module, name, Spy)
+        return instances
+
+    return spy

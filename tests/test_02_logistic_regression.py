@@ -1,9 +1,11 @@
-"""Lesson 02: a binary classifier, and why its loss takes logits."""
+"""Lesson 02: a binary classifier against scikit-learn, and why its loss takes logits."""
 
 import math
+import re
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
-import torch
 from conftest import load_lesson
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression
@@ -14,34 +16,38 @@ from sklearn.preprocessing import StandardScaler
 lesson = load_lesson("02")
 
 
-@pytest.mark.parametrize("seed", ["0", "1"])
-def test_at_most_one_sample_below_scikit_learn(tmp_path, seed):
-    metrics = lesson.main(["--output-dir", str(tmp_path), "--seed", seed])
+def test_every_number_follows_from_the_weights(tmp_path, capsys, spy_on):
+    models = spy_on(lesson, "Model")
+    metrics = lesson.main(["--output-dir", str(tmp_path)])
     X, y = load_breast_cancer(return_X_y=True)
     X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=0.2, random_state=1234)
     reference = make_pipeline(StandardScaler(), LogisticRegression()).fit(X_train, y_train)
+    weight, bias = (p.detach().cpu().numpy() for p in models[0].parameters())
+    logits, train_logits = (reference[0].transform(x) @ weight[0] + bias for x in (X_test, X_train))
+    accuracy = ((logits > 0) == y_test).mean()
     assert metrics["accuracy_sklearn"] == pytest.approx(reference.score(X_test, y_test))
-    assert metrics["accuracy"] >= metrics["accuracy_sklearn"] - 1.001 / 114
-    assert metrics["loss"] < 0.1
+    assert metrics["accuracy"] == pytest.approx(accuracy)
+    assert accuracy >= metrics["accuracy_sklearn"] - 1.001 / 114
+    loss = (np.logaddexp(0, train_logits) - y_train * train_logits).mean()
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-4) and loss < 0.1
+    training, test = (line.get_ydata() for line in plt.gcf().axes[0].lines)
+    test_loss = (np.logaddexp(0, logits) - y_test * logits).mean()
+    assert test[-1] == pytest.approx(test_loss, rel=1e-4) and (np.diff(training) < 0).all()
+    out = capsys.readouterr().out
+    for threshold, logit in (("0.5", 0), ("0.9", math.log(9))):
+        recall, false_alarms = re.search(rf"threshold {threshold}:.* (.*)%.* (\d+)", out).groups()
+        assert float(recall) == pytest.approx(100 * (logits[y_test == 0] <= logit).mean(), abs=0.06)
+        assert int(false_alarms) == (logits[y_test == 1] <= logit).sum()
 
 
-def test_the_model_returns_logits():
-    model = lesson.Model(3)
-    x = torch.randn(5, 3)
-    expected = x @ model.linear.weight.T + model.linear.bias
-    assert model(x).shape == (5, 1)
-    torch.testing.assert_close(model(x), expected)
-
-
-def test_losses_agree_near_zero_and_part_far_out():
+def test_losses_agree_near_zero_and_differ_far_from_it():
     for with_logits in (True, False):
         loss, gradient = lesson.loss_and_gradient(2.0, 0.0, with_logits)
         assert loss == pytest.approx(math.log1p(math.exp(2)), rel=1e-5)
         assert gradient == pytest.approx(1 / (1 + math.exp(-2)), rel=1e-5)
     for z, y in ((200.0, 0.0), (-200.0, 1.0)):
         assert lesson.loss_and_gradient(z, y, with_logits=True) == (200.0, math.copysign(1, z))
-        loss, gradient = lesson.loss_and_gradient(z, y, with_logits=False)
-        assert loss == pytest.approx(100) and gradient == 0
+        assert lesson.loss_and_gradient(z, y, with_logits=False) == (pytest.approx(100), 0)
 
 
 def test_the_least_limit_has_both_classes(tmp_path):
