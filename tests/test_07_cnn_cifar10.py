@@ -63,6 +63,8 @@ def test_both_networks_count_every_test_image_of_each_class(
     test_dataset = CIFAR10(cifar, train=False)
     images = torch.from_numpy(test_dataset.data).permute(0, 3, 1, 2).float() / 127.5 - 1
     labels = torch.tensor(test_dataset.targets)
+    found = lesson.to_tensors(test_dataset, 9).tensors
+    assert torch.equal(found[0] / 127.5 - 1, images[:9]) and torch.equal(found[1], labels[:9])
     with torch.no_grad():
         right, deeper_right = (
             (net.cpu()(images).argmax(dim=1) == labels).float() for net in (model, networks[0])
