@@ -32,6 +32,8 @@ def tiny_args(lesson: ModuleType, folder: Path) -> list[str]:
     small = {"epochs": 1, "limit": 40, "dataset": "digits", "log_dir": folder / "runs"}
     small["output_dir"] = folder / "outputs"
     flags = vars(lesson.parse_args([]))
+    if "predict" in flags:
+        small["limit"] = 8  # a ResNet-18 is slow
     return [f"--{name.replace('_', '-')}={small[name]}" for name in small if name in flags]
 
 

@@ -1,5 +1,6 @@
 """Lesson 10: what is saved comes back bit for bit, and no crash or stranger spoils it."""
 
+import inspect
 import subprocess
 import sys
 import time
@@ -7,7 +8,7 @@ import time
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from conftest import ROOT, load_lesson, one_line
+from conftest import load_lesson, one_line
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch.utils.data import TensorDataset
@@ -28,11 +29,21 @@ def saving(tmp_path_factory):
     training = lesson.Training(lr=0.01)
     training.losses = 10**6 * [1.0]  # they take long to write
     training.save(path)
-    code = "import importlib, pathlib, sys; lesson = importlib.import_module(sys.argv[1])\n"
-    code += "training, path = lesson.Training(lr=0.01), pathlib.Path(sys.argv[2])\n"
-    code += "training.load(path)\nwhile True: training.save(path)"
-    command = [sys.executable, "-c", code, lesson.__name__, str(path)]
-    with subprocess.Popen(command, cwd=ROOT) as process:
+    code = f"""
+import sys, torch
+from pathlib import Path
+from torch import nn
+from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader, TensorDataset
+device = "cpu"
+{inspect.getsource(lesson.Training)}
+training, path = Training(lr=0.01), Path(sys.argv[1])
+training.load(path)
+while True:
+    training.save(path)
+"""
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command) as process:
         yield process, path
         process.kill()
 
