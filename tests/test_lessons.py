@@ -126,7 +126,7 @@ def test_runs_on_a_tiny_subset(name, tiny, capsys):
 @each_lesson
 def test_the_seed_decides_the_numbers(name, tiny):
     first, again, other = tiny(name), tiny(name, take=2), tiny(name, seed=1)
-    assert first.numbers == again.numbers
+    assert first.numbers == pytest.approx(again.numbers)  # lstsq's last bit may differ in torch 2.7
     assert set(first.seeds) == {0} and set(other.seeds) == {1}
     if name.startswith("04"):  # its metrics do not depend on the seed, but its figure does
         assert first.figure == again.figure != other.figure
