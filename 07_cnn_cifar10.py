@@ -140,8 +140,10 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
 
     # 1) Model: class ConvNet, above
     model = ConvNet().to(device)
-    outputs = model(transform(images.to(device)))
-    print(f"images {tuple(images.shape)} -> outputs {tuple(outputs.shape)}")
+    features = transform(images.to(device))
+    for layer in (model.conv1, model.pool, model.conv2, model.pool):  # ReLU keeps the shape
+        features = layer(features)
+        print(f"{tuple(features.shape)} after {layer}")
 
     # 2) Loss and optimizer. Momentum goes on in the direction of earlier steps.
     criterion = nn.CrossEntropyLoss()
