@@ -29,7 +29,7 @@ Try it (answers: docs/answers.md)
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=8007s (about 2:13:27), course script:
-    10_dataset_transforms.py
+    10_transformers.py
 """
 
 import argparse

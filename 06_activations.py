@@ -31,7 +31,7 @@ Try it (answers: docs/answers.md)
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=9753s (about 2:42:33), course scripts:
-    12_activation_functions.py, plot_activations.py
+    12_activation_functions.py, 12_plot_activations.py
 """
 
 import argparse

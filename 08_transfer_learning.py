@@ -199,7 +199,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     model = copy.deepcopy(pretrained)  # pretrained is used again in 2)
     num_ftrs = model.fc.in_features  # 512
     model.fc = nn.Linear(num_ftrs, len(class_names))
-    # channels_last: a memory layout in which convolutions are faster on most devices
+    # channels_last: all channels of a pixel lie side by side in memory, which suits convolutions
     model = model.to(device, memory_format=torch.channels_last)
     criterion = nn.CrossEntropyLoss()
     optimizer = optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)

@@ -1,4 +1,4 @@
-"""What the tests share: Agg, a network guard, a fake web, spies, and the lessons by number."""
+"""What the tests share: Agg, a network guard, a fake network, spies, and the lessons by number."""
 
 import importlib
 import io
@@ -74,7 +74,7 @@ def no_network(monkeypatch):
 
 
 class FakeWeb:
-    """A web without pages; a test adds some to `pages`, and finds what was asked in `asked`."""
+    """A fake network: a test adds `pages` by their address, and reads what was `asked`."""
 
     def __init__(self):
         self.pages, self.asked = {}, []
@@ -92,7 +92,7 @@ class FakeWeb:
 
 @pytest.fixture
 def fake_web(monkeypatch):
-    """Put a fake web in place of the real one."""
+    """Put a fake network in place of the real one."""
     web = FakeWeb()
     monkeypatch.setattr("urllib.request.urlopen", web.urlopen)
     monkeypatch.setattr("torch.hub.urlopen", web.urlopen)
