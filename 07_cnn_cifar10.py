@@ -270,7 +270,11 @@ class DeeperNet(nn.Module):
 
 
 def train_deeper(train_loader, test_loader, transform, num_epochs, max_lr, flip) -> tuple:
-    """Train and test a DeeperNet; return the loss of each step, and the confusion matrix."""
+    """Train and test a DeeperNet; return the loss of each step, and the confusion matrix (10, 10).
+
+    The loaders give uint8 images (N, 3, 32, 32), which `transform` normalizes, and classes (N,).
+    The learning rate rises to `max_lr`. With `flip`, training images are flipped at random.
+    """
     # channels_last: all channels of a pixel lie side by side in memory, which makes convolutions
     # on many channels faster. Shapes stay the same.
     model = DeeperNet().to(device, memory_format=torch.channels_last)

@@ -85,7 +85,8 @@ def imshow(inp: Tensor, ax: plt.Axes, title: str) -> None:
 def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs):
     """Train, and return the model with its best weights and the validation accuracy of each epoch.
 
-    `dataloaders` has a loader for each phase, "train" and "val".
+    `dataloaders` has a loader for each phase, "train" and "val", of images (N, 3, H, W) and classes
+    (N,). The scheduler steps once per epoch. Accuracies are fractions.
     """
     n_trained = sum(param.numel() for param in model.parameters() if param.requires_grad)
     print(f"{n_trained:,} parameters are trained")
