@@ -112,8 +112,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     loss_exact = criterion(A @ solution, y).item()
     print(f"exact least squares:  weight {w:.4f}, bias {b:.4f}, loss {loss_exact:.4f}")
 
-    # Beyond the video: the video's learning rate, and one that is too large. With it, each step
-    # soon jumps past the minimum, and farther past it than the step before, so the loss rises.
+    # Beyond the video: the video's learning rate, and one that is too large for this data (from
+    # 0.98 on, see docs/answers.md). With it, each step soon jumps past the minimum, and farther
+    # past it than the step before, so the loss rises.
     _, _, slow = train_by_hand(X, y, w_start, b_start, lr=0.01, epochs=100)
     _, _, diverging = train_by_hand(X, y, w_start, b_start, lr=1.05, epochs=20)
     print(f"learning rate 0.01:   loss {slow[-1]:.0f} in epoch 100")

@@ -99,6 +99,23 @@ class MulTransform:
         return inputs * self.factor, targets  # a new tensor: the dataset stays as it is
 
 
+# Beyond the video: the images in the figure
+EXAMPLES = [  # title and transform
+    ("original", v2.Identity()),
+    ("RandomHorizontalFlip", v2.RandomHorizontalFlip(p=1.0)),
+    ("CenterCrop", v2.CenterCrop(400)),
+    ("RandomResizedCrop", v2.RandomResizedCrop((427, 640), scale=(0.4, 0.6), ratio=(1.5, 1.5))),
+    ("Pad", v2.Pad(60)),
+    ("RandomRotation (box stays upright)", v2.RandomRotation((20, 40))),
+    ("RandomPerspective", v2.RandomPerspective(distortion_scale=0.5, p=1.0)),
+    ("ElasticTransform", v2.ElasticTransform(alpha=300.0)),
+    ("ColorJitter", v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.3)),
+    ("RandomGrayscale", v2.RandomGrayscale(p=1.0)),
+    ("GaussianBlur", v2.GaussianBlur(kernel_size=21, sigma=7.0)),
+    ("RandomPosterize", v2.RandomPosterize(bits=2, p=1.0)),
+]
+
+
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Run the lesson and return its metrics."""
     args = parse_args(argv)
@@ -186,22 +203,6 @@ class MulTransformInPlace(MulTransform):
         inputs, targets = sample
         inputs *= self.factor
         return inputs, targets
-
-
-EXAMPLES = [  # title and transform
-    ("original", v2.Identity()),
-    ("RandomHorizontalFlip", v2.RandomHorizontalFlip(p=1.0)),
-    ("CenterCrop", v2.CenterCrop(400)),
-    ("RandomResizedCrop", v2.RandomResizedCrop((427, 640), scale=(0.4, 0.6), ratio=(1.5, 1.5))),
-    ("Pad", v2.Pad(60)),
-    ("RandomRotation (box stays upright)", v2.RandomRotation((20, 40))),
-    ("RandomPerspective", v2.RandomPerspective(distortion_scale=0.5, p=1.0)),
-    ("ElasticTransform", v2.ElasticTransform(alpha=300.0)),
-    ("ColorJitter", v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.3)),
-    ("RandomGrayscale", v2.RandomGrayscale(p=1.0)),
-    ("GaussianBlur", v2.GaussianBlur(kernel_size=21, sigma=7.0)),
-    ("RandomPosterize", v2.RandomPosterize(bits=2, p=1.0)),
-]
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

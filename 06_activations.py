@@ -161,9 +161,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # multiplied by the derivative of each, and by weights. The derivative of the sigmoid is 0.25 at
     # most, so little of it remains.
     gradients = []
-    for activation, style in ((nn.Sigmoid(), "s-"), (nn.ReLU(), "o--")):
+    for name, activation, style in (("sigmoid", nn.Sigmoid(), "s-"), ("ReLU", nn.ReLU(), "o--")):
         torch.manual_seed(args.seed)
-        name = type(activation).__name__
         by_layer = gradient_by_layer(activation, X_train, y_train)
         gradients.append(by_layer[0])
         print(f"gradient in the first of {len(by_layer)} layers, {name}: {by_layer[0]:.1e}")

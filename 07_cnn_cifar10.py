@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
         features = layer(features)
         print(f"{tuple(features.shape)} after {layer}")
 
-    # 2) Loss and optimizer. Momentum goes on in the direction of earlier steps.
+    # 2) Loss and optimizer. Momentum keeps some of the direction of earlier steps.
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)
 

@@ -25,7 +25,7 @@ Changes from the video
       where the video calls it inside the loop over the classes by mistake.
     - The course's script, as first published, passed predictions as labels to the precision-recall
       curves, and divided the number of correct predictions by 100 steps, but not by the batch size.
-    - If MNIST cannot be downloaded, scikit-learn's digits are used.
+    - If MNIST could not be downloaded, scikit-learn's digits are used.
 
 Try it (answers: docs/answers.md)
     - `--lr 0.03`, then compare the two runs in TensorBoard. (To choose one of them, split off a
