@@ -268,9 +268,8 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
 # Photos
 def download_photos(folder: Path) -> None:
     """Download and unpack the photos; the folder appears only when it is complete."""
-    print(
-        "Downloading 47 MB of photos, needed once. (To do without: Ctrl-C, then --dataset digits.)"
-    )
+    print("Downloading photos and weights (94 MB, once). To do without, press Ctrl-C and use")
+    print(f"    python {Path(__file__).name} --dataset digits", flush=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         archive = Path(temporary, "hymenoptera_data.zip")
@@ -368,9 +367,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=10**6, help="at most LIMIT samples per set")
     parser.add_argument("--dataset", choices=names, default="auto", help="auto: digits if offline")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="dataset folder")
-    parser.add_argument(
-        "--predict", type=Path, nargs="+", metavar="PHOTO", help="photos to classify"
-    )
+    parser.add_argument("--predict", type=Path, nargs="+", metavar="PHOTO", help="classify photos")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)

@@ -200,8 +200,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
         print(f"Accuracy of the network: {acc:.1%}", flush=True)
         # TensorBoard, Scalars tab. Look for a test loss that rises while the training loss falls:
         # that is overfitting. (Training values are averages over the steps before; test values are
-        # of
-        # the network after the epoch.)
+        # those of the network after the epoch.)
         test_writer.add_scalar("loss", test_loss, step)
         test_writer.add_scalar("accuracy", acc, step)
         # Beyond the video, Histograms tab. Look for weights that never move, or that explode.

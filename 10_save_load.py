@@ -91,8 +91,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     except pickle.UnpicklingError as error:
         print("torch.load(FILE) fails today:", str(error).partition(".")[0])
     # torch.save writes a pickle, Python's format for saving objects, which can run any code when it
-    # is loaded. weights_only=False permits that: use it for your own files, not for those of
-    # others.
+    # is loaded. weights_only=False permits that: use it for your own files only.
     loaded_model = torch.load(FILE, weights_only=False)
     loaded_model.eval()  # before you predict: it switches dropout and batch norm (see the end)
     for param in loaded_model.parameters():
