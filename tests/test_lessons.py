@@ -3,93 +3,65 @@
 How to add a lesson:
     1. Write `11_name.py` with the anatomy of the others: docstring, `main(argv)`, `parse_args`.
     2. Print the first line, the result, and the figure's path as they do; name files `11_name...`.
-    3. Return a flat dict of numbers from `main`; texts go into `TEXT_METRICS` below.
-    4. If it has DataLoaders, list in `SHUFFLED` which of them shuffle, in the order of creation.
+    3. Return a flat dict of numbers from `main`; list the keys of texts in `TEXT_METRICS` below.
+    4. If it has DataLoaders, list in `SHUFFLED` whether each one shuffles, in order of creation.
     5. Add `test_11_name.py`: what its functions compute, against a reference.
     6. Add it to README.md, its figure to docs/images (`tests/benchmark.py --images`), and the
        answers to its `Try it` to docs/answers.md.
 """
 
+import contextlib
+import functools
+import io
 import math
-import random
 import re
 import runpy
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import benchmark
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 import torch
-from conftest import LESSONS, ROOT, load_lesson, tiny_args
-from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils.data import DataLoader, RandomSampler
+from conftest import LESSONS, ROOT, load_lesson, one_line, run, spy
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.utils.data import DataLoader
 
 each_lesson = pytest.mark.parametrize("name", LESSONS)
 TEXT_METRICS = ("dataset", "log_dir")
-SHUFFLED = {
-    "03_dataset_dataloader": [True, True, False, True, True, True],
-    "07_cnn_cifar10": [True, False],
-    "08_transfer_learning": [True, False, True, False],
-    "09_tensorboard_mnist": [True, False],
-    "10_save_load": [True, True, True],
-}
-BAD_FLAGS = {
-    "epochs": ["0", "1.5"],
-    "batch_size": ["0"],
-    "limit": ["0", "many"],
-    "lr": ["0", "-0.1", "nan", "inf"],
-    "num_workers": ["-1"],
-    "dataset": ["imagenet"],
-}
+SHUFFLED = {"07": [True, False], "08": [True, False, True, False], "09": [True, False]}
+SHUFFLED |= {"03": [True, True, False, True, True, True], "10": [True, True, True]}
+LEAST_LIMITS = {"02": 4, "05": 1, "07": 1, "08": 2, "09": 1, "10": 32}
+DOWNLOADED = {"07": "cifar10", "08": "hymenoptera", "09": "mnist"}
+BAD_FLAGS = {"epochs": [0], "batch_size": [0], "num_workers": [-1], "lr": [0, "nan", "inf"]}
 
 
-class TinyRun:
-    """What a lesson does on a tiny subset: its metrics, its figure, its loaders, its updates."""
-
-    def __init__(self, name, seed, folder):
-        lesson, init, manual_seed = load_lesson(name), DataLoader.__init__, torch.manual_seed
-        zero_grad = torch.optim.Optimizer.zero_grad
-        self.outputs, self.shuffled, self.calls, self.seeds = folder / "outputs", [], [], []
-
-        def spy_manual_seed(seed):
-            if sys._getframe(1).f_globals["__name__"] == name:  # not torchvision's FakeData
-                self.seeds.append(seed)
-            return manual_seed(seed)
-
-        def spy_init(loader, *args, **kwargs):
-            init(loader, *args, **kwargs)
-            self.shuffled.append(isinstance(loader.sampler, RandomSampler))
-
-        def spy_zero_grad(optimizer, *args, **kwargs):
-            self.calls.append("zero_grad")
-            zero_grad(optimizer, *args, **kwargs)
-
-        hook = register_optimizer_step_pre_hook(lambda *args: self.calls.append("step"))
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch, "manual_seed", spy_manual_seed)
-            patch.setattr(DataLoader, "__init__", spy_init)
-            patch.setattr(torch.optim.Optimizer, "zero_grad", spy_zero_grad)
-            self.metrics = lesson.main([*tiny_args(lesson, folder), f"--seed={seed}"])
-        hook.remove()
-        self.figure = (self.outputs / f"{name}.png").read_bytes()
-        timed = ("seconds", "log_dir")
-        self.numbers = {k: v for k, v in self.metrics.items() if not k.startswith(timed)}
-        plt.close("all")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    """Return a function that runs a lesson on a tiny subset, once for each seed and take."""
-    runs = {}
-
-    def run(name, seed=0, take=1):
-        if (name, seed, take) not in runs:
-            runs[name, seed, take] = TinyRun(name, seed, tmp_path_factory.mktemp("tiny"))
-        return runs[name, seed, take]
-
-    return run
+@functools.cache
+def tiny_run(name, seed=0, draw=True):
+    """Run a lesson on a tiny subset, once with the same arguments, and return what it did."""
+    done, steps = SimpleNamespace(), []
+    hook = register_optimizer_step_pre_hook(lambda *args: steps.append(args))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        spy(torch, "manual_seed") as manual_seed,
+        spy(DataLoader, "__init__") as loaders,
+        spy(Optimizer, "zero_grad") as zero_grad,
+    ):
+        done.metrics = run(load_lesson(name), Path(folder), f"--seed={seed}", draw=draw)
+        done.files = {path.name: path.read_bytes() for path in Path(folder, "output").iterdir()}
+    hook.remove()
+    done.lines = out.getvalue().splitlines()
+    done.n_steps, done.n_zero_grads = len(steps), zero_grad.call_count
+    done.seeds = [call.args[0] for call in manual_seed.call_args_list]
+    done.shuffled = [call.kwargs.get("shuffle", False) for call in loaders.call_args_list]
+    done.numbers = {k: v for k, v in done.metrics.items() if "seconds" not in k and k != "log_dir"}
+    images = [image for ax in plt.gcf().axes for image in ax.images]
+    done.numbers |= {f"image {i}": float(x.get_array().sum()) for i, x in enumerate(images)}
+    return done
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,79 +76,75 @@ def script(tmp_path_factory):
 
 
 @each_lesson
-def test_runs_on_a_tiny_subset(name, tiny, capsys):
-    run = tiny(name)
-    for key, value in run.metrics.items():
+def test_runs_on_a_tiny_subset(name):
+    done = tiny_run(name)
+    for key, value in done.metrics.items():
         assert isinstance(value, str) if key in TEXT_METRICS else math.isfinite(value), key
         assert not key.startswith(("accuracy", "average_precision")) or 0 <= value <= 1, key
-    lines = capsys.readouterr().out.splitlines()
     title = load_lesson(name).__doc__.splitlines()[0].replace(" · ", " ")
-    assert re.fullmatch(rf"{title} \| device: (cpu|cuda) \| data: \w.*", lines[0])
-    assert run.figure.startswith(b"\x89PNG")
-    assert all(path.name.startswith(name) for path in run.outputs.iterdir())
-    result = lines[lines.index(f"Figure: {run.outputs / name}.png") - 1]
-    assert re.search(r"\(.+\)$", result)  # it names the dataset
-    assert benchmark.read_result("\n".join(lines))
-    # Each step has gradients of its own
-    assert run.calls.count("zero_grad") >= run.calls.count("step")
-    assert ("step" in run.calls) == (not name.startswith("04"))
-    assert run.shuffled == SHUFFLED.get(name, [])  # for training, but not for tests
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    assert re.fullmatch(rf"{title} \| device: {device} \| data: \w.*", done.lines[0])
+    assert done.files[f"{name}.png"].startswith(b"\x89PNG")
+    assert all(file.startswith(name) for file in done.files)
+    assert benchmark.read_result("\n".join(done.lines))  # the line before the figure's
+    assert done.n_zero_grads >= done.n_steps  # at least one call for each step
+    assert done.shuffled == SHUFFLED.get(name[:2], [])  # for training, but not for tests
 
 
 @each_lesson
-def test_the_seed_decides_the_numbers(name, tiny):
-    first, again, other = tiny(name), tiny(name, take=2), tiny(name, seed=1)
+def test_the_seed_decides_the_numbers(name):
+    first = tiny_run(name)
+    again, other = (tiny_run(name, seed, draw=False) for seed in (0, 1))
     assert first.numbers == pytest.approx(again.numbers)  # lstsq's last bit may differ in torch 2.7
-    assert set(first.seeds) == {0} and set(other.seeds) == {1}
-    if name.startswith("04"):  # its metrics do not depend on the seed, but its figure does
-        assert first.figure == again.figure != other.figure
-    else:
-        assert first.numbers != other.numbers
+    n = 1 if name.startswith("03") else None  # FakeData seeds each of its images
+    assert set(first.seeds[:n]) == {0} and set(other.seeds[:n]) == {1}
+    assert first.numbers != other.numbers
 
 
 @each_lesson
 def test_import_has_no_side_effects(name, monkeypatch, tmp_path, capfd):
     monkeypatch.chdir(tmp_path)
-    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    state = torch.get_rng_state()
     runpy.run_path(str(ROOT / f"{name}.py"), run_name="imported")
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert np.array_equal(np.random.get_state()[1], states[1])
-    assert random.getstate() == states[2]
+    assert torch.equal(torch.get_rng_state(), state)
     assert list(tmp_path.iterdir()) == [] and capfd.readouterr() == ("", "")
 
 
 @each_lesson
 def test_bad_flags_exit_2_and_write_nothing(name, tmp_path, capsys):
     lesson = load_lesson(name)
-    flags = vars(lesson.parse_args([]))
-    bad = [(flag, value) for flag, values in BAD_FLAGS.items() for value in values if flag in flags]
-    for flag, value in [*bad, ("no_such_flag", "1")]:
-        arguments = [*tiny_args(lesson, tmp_path), f"--{flag.replace('_', '-')}={value}"]
-        with pytest.raises(SystemExit) as stop:
-            lesson.main(arguments)
-        assert stop.value.code == 2, (flag, value)
-        assert capsys.readouterr().err.startswith("usage: ")
+    bad = BAD_FLAGS | {"limit": [LEAST_LIMITS.get(name[:2], 1) - 1]}
+    for flag in vars(lesson.parse_args([])):
+        for value in bad.get(flag, []):
+            with pytest.raises(SystemExit) as stop:
+                run(lesson, tmp_path, f"--{flag.replace('_', '-')}={value}")
+            assert stop.value.code == 2, (flag, value)
+            assert "usage: " in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_show_opens_the_figure(tmp_path, monkeypatch):
-    shown = []
-    monkeypatch.setattr(plt, "show", lambda: shown.append(plt.get_fignums()))
-    load_lesson("01").main(["--show", "--output-dir", str(tmp_path)])
-    assert shown == [[1]]
+@pytest.mark.parametrize("number", sorted(LEAST_LIMITS.keys() - DOWNLOADED.keys()))
+def test_the_least_limit_is_enough(number, tmp_path):
+    run(load_lesson(number), tmp_path, f"--limit={LEAST_LIMITS[number]}")
+
+
+@pytest.mark.parametrize("number", DOWNLOADED)
+def test_offline_it_says_so_and_uses_the_digits(number, tmp_path, capsys, hosts):
+    lesson = load_lesson(number)
+    with pytest.raises(SystemExit) as stop:  # a dataset that was asked for is not replaced
+        run(lesson, tmp_path, f"--dataset={DOWNLOADED[number]}")
+    assert "could not be downloaded" in one_line(stop) and "--dataset digits" in one_line(stop)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    least = f"--limit={LEAST_LIMITS[number]}"
+    assert run(lesson, tmp_path, "--dataset=auto", least)["dataset"] == "digits"
+    loud = [line for line in capsys.readouterr().out.splitlines() if line.startswith("***")]
+    assert len(loud) == 1 and "digits" in loud[0]
+    assert hosts
+    hosts.clear()
 
 
 def test_runs_as_a_script_with_a_worker_from_a_folder_with_spaces_and_accents(script):
     process, folder = script
-    assert process.communicate()[1] == b"" and process.returncode == 0
+    assert process.communicate()[1].decode() == "" and process.returncode == 0
     written = [path.relative_to(folder).as_posix() for path in folder.rglob("*.*")]
     assert written == ["outputs/03_dataset_dataloader.png"]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_a_lesson_uses_the_gpu(tmp_path, capsys):
-    torch.cuda.reset_peak_memory_stats()
-    lesson = load_lesson("07")
-    lesson.main(tiny_args(lesson, tmp_path))
-    assert "device: cuda" in capsys.readouterr().out
-    assert torch.cuda.max_memory_allocated() > 0
