@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # 1) Model
     input_size, output_size = n_features, 1
     model = nn.Linear(input_size, output_size).to(device)
-    w_start, b_start = model.weight.item(), model.bias.item()  # all trainings below start here
+    w_start, b_start = model.weight.item(), model.bias.item()  # all training runs start here
 
     # 2) Loss and optimizer
     criterion = nn.MSELoss()

@@ -51,7 +51,7 @@ from torchvision.transforms import v2
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-# Hyper-parameters of the trainings beyond the video (the flags change them)
+# Hyper-parameters of the training runs beyond the video (the flags change them)
 num_epochs = 20
 batch_size = 16
 learning_rate = 0.08  # for this batch size
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     print(features, labels)  # (4, 13) and (4, 1)
 
     # Dummy training loop
-    num_epochs = 2  # only here; the trainings below use args.epochs
+    num_epochs = 2  # only here; the training runs below use args.epochs
     total_samples = len(dataset)
     n_iterations = math.ceil(total_samples / 4)  # 178 / 4 = 44.5 -> 45
     print(total_samples, n_iterations)

@@ -46,7 +46,7 @@ from torch import Tensor, nn
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-# Hyper-parameters of the trainings beyond the video (the flags change them)
+# Hyper-parameters of the training runs beyond the video (the flags change them)
 num_epochs = 200
 learning_rate = 0.5
 

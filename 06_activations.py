@@ -45,7 +45,7 @@ from torch.nn import functional as F
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-# Hyper-parameters of the trainings beyond the video (the flags change them)
+# Hyper-parameters of the training runs beyond the video (the flags change them)
 num_epochs = 300
 learning_rate = 0.02
 

@@ -236,7 +236,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     saved = {"model_state": model.state_dict(), "class_names": class_names, "dataset": data_name}
     torch.save(saved, FILE)
 
-    # The three trainings, and six validation images
+    # The three training runs, and six validation images
     epochs = range(1, num_epochs + 1)
     axes["curve"].plot(epochs, finetuned, "o-", label="fine-tuned")
     axes["curve"].plot(epochs, frozen, "s--", label="frozen")

@@ -29,7 +29,7 @@ def test_metrics_and_figure_against_numpy(tmp_path, monkeypatch):
     assert diverging[-1] > diverging[0] > losses[-1]
 
 
-def test_after_two_steps_all_three_trainings_agree(tmp_path):
+def test_after_two_steps_all_three_training_runs_agree(tmp_path):
     metrics = lesson.main(["--epochs", "2", "--output-dir", str(tmp_path)])
     assert max(metrics["difference_by_hand"], metrics["difference_autograd"]) < 1e-4
 
