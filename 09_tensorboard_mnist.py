@@ -21,8 +21,8 @@ Changes from the video
       the data is there, so that a failed download leaves no empty run.
     - 4 epochs and batches of 100 (video: 1 and 64), with a test after each epoch. Whole tensors are
       scaled to 0..1 once, as `ToTensor` would do image by image.
-    - `flush()` after each epoch keeps the log readable after Ctrl-C. `close()` stands at the end,
-      where the video calls it inside the loop over the classes by mistake.
+    - `flush()` after each epoch makes sure that its values are in the log, even after Ctrl-C. The
+      video calls `close()` inside the loop over the classes by mistake; here it stands at the end.
     - The course's script, as first published, passed predictions as labels to the precision-recall
       curves, and divided the number of correct predictions by 100 steps, but not by the batch size.
     - If MNIST could not be downloaded, scikit-learn's digits are used.
