@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     X_numpy, y_numpy = datasets.make_regression(
         n_samples=100, n_features=1, noise=20, random_state=4
     )
-    # NumPy's floats have 64 bits, the model's weights 32: without astype, an error follows
+    # NumPy's floats have 64 bits, the model's weights 32: without astype, model(X) raises an error
     X = torch.from_numpy(X_numpy.astype(np.float32)).to(device)
     y = torch.from_numpy(y_numpy.astype(np.float32)).to(device)
     y = y.view(y.shape[0], 1)  # (N,) -> (N, 1), the shape of the model's output
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             print(f"epoch: {epoch + 1}, loss = {loss.item():.4f}")
 
     # Plot
-    predicted = model(X).detach().cpu().numpy()  # detach: drop the autograd graph
+    predicted = model(X).detach().cpu().numpy()  # detach: numpy() refuses tensors that require grad
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     left.plot(X_numpy, y_numpy, "ro", markersize=4, label="data")
     left.plot(X_numpy, predicted, "b", linewidth=4, alpha=0.5, label="trained line")
@@ -112,9 +112,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     loss_exact = criterion(A @ solution, y).item()
     print(f"exact least squares:  weight {w:.4f}, bias {b:.4f}, loss {loss_exact:.4f}")
 
-    # Beyond the video: the video's learning rate, and one that is too large for this data (from
-    # 0.98 on, see docs/answers.md). With it, each step soon jumps past the minimum, and farther
-    # past it than the step before, so the loss rises.
+    # Beyond the video: the video's learning rate, and one that is too large for this data (the
+    # limit is 0.98, see docs/answers.md). With it, each step jumps past the minimum and soon lands
+    # farther from it than the step before, so the loss rises.
     _, _, slow = train_by_hand(X, y, w_start, b_start, lr=0.01, epochs=100)
     _, _, diverging = train_by_hand(X, y, w_start, b_start, lr=1.05, epochs=20)
     print(f"learning rate 0.01:   loss {slow[-1]:.0f} in epoch 100")

@@ -77,9 +77,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     sizes = f"{len(X_train)} training and {len(X_test)} test samples"
     print(f"02 Logistic regression | device: {device} | data: breast cancer, {sizes}")
 
-    # Scale to zero mean and unit standard deviation. The means of the features range from 0.004 to
-    # 881, and so do the gradients of their weights: one learning rate cannot suit them all. The
-    # test set stands for data that nobody has seen yet, so the scaler must not use it.
+    # Scale to zero mean and unit standard deviation. A weight's gradient grows with its feature,
+    # and the means of the features range from 0.004 to 881: one learning rate cannot suit them all.
+    # The test set stands for data that nobody has seen yet, so the scaler must not use it.
     sc = StandardScaler()
     X_train = sc.fit_transform(X_train)
     X_test = sc.transform(X_test)

@@ -57,10 +57,10 @@ batch_size = 16
 learning_rate = 0.08  # for this batch size
 
 
-# Computing a gradient over all samples of a large dataset takes long, so it is split into batches.
+# Computing a gradient over all samples of a large dataset takes long, so training uses batches.
 # epoch: one pass over all training samples
 # batch size: the number of samples in one forward and backward pass
-# iterations: the number of passes in an epoch, each over one batch
+# iterations: the number of batches in an epoch, each used for one update
 # Example: 100 samples with a batch size of 20 make 100 / 20 = 5 iterations per epoch.
 class WineDataset(Dataset):
     """178 wines: 13 measurements each, and the grape variety (0, 1, or 2)."""
@@ -117,24 +117,25 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                 step = f"epoch: {epoch + 1}/{num_epochs}, step {i + 1}/{n_iterations}"
                 print(f"{step}, inputs {tuple(inputs.shape)}, labels {tuple(labels.shape)}")
 
-    # Famous datasets are ready to use in torchvision.datasets. The transform makes tensors of
+    # Famous datasets are ready to use in torchvision.datasets. The transform makes float tensors of
     # images (see lesson 04). For MNIST, which is downloaded (see lesson 09), the call is
     #     torchvision.datasets.MNIST(root="data", train=True, transform=..., download=True)
-    fake_dataset = torchvision.datasets.FakeData(12, (1, 28, 28), transform=v2.PILToTensor())
+    to_tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    fake_dataset = torchvision.datasets.FakeData(12, (1, 28, 28), transform=to_tensor)
     fake_loader = DataLoader(dataset=fake_dataset, batch_size=3, shuffle=True)
     inputs, targets = next(iter(fake_loader))
     print(f"FakeData: inputs {tuple(inputs.shape)}, targets {tuple(targets.shape)}")
 
     # Beyond the video: 178 is not a multiple of 4, so the last batch is short. Code that assumes
     # full batches fails there. drop_last=True drops it.
-    last_batch = [len(labels) for _, labels in train_loader][-1]
+    last_batch = total_samples % 4  # 178 = 44 * 4 + 2
     n_full_batches = len(DataLoader(dataset=dataset, batch_size=4, drop_last=True))
     print(f"last batch: {last_batch} samples; with drop_last: {n_full_batches} batches of 4")
 
     # Beyond the video: does the batch size matter? The task is "is it variety 0?"; model, loss, and
     # optimizer are those of lesson 02. A TensorDataset is a ready-made Dataset of tensors. There is
     # no test set here, so the scaler may see all samples.
-    X = torch.from_numpy(StandardScaler().fit_transform(dataset.x_data)).float()
+    X = torch.from_numpy(StandardScaler().fit_transform(dataset.x_data.numpy()))
     standardized = TensorDataset(X, (dataset.y_data == 0).float())
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharex=True)
     epochs = range(1, args.epochs + 1)
@@ -173,7 +174,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 # Beyond the video
 def train(loader: DataLoader, lr: float, num_epochs: int, seed: int) -> tuple[list[float], float]:
-    """Train a logistic regression on the loader's TensorDataset, on weights that `seed` gives.
+    """Train a logistic regression on the loader's TensorDataset; `seed` sets the initial weights.
 
     Return the loss on all samples after each epoch, and the training time in seconds per epoch.
     """

@@ -154,9 +154,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # Beyond the video: from a photo to the input of a network that was trained on ImageNet, a
     # dataset of 1.3 million photos. H, W, C: height, width, and channels (red, green, and blue).
-    photo = np.array(load_sample_image("flower.jpg"))
+    photo = np.array(load_sample_image("flower.jpg"))  # a copy, as the original is read-only
     print(f"photo      {photo.shape}, {photo.dtype}, from {photo.min()} to {photo.max()}")
-    photo = torch.from_numpy(photo).permute(2, 0, 1)  # (H, W, C) -> (C, H, W), like v2.ToImage
+    photo = torch.from_numpy(photo).permute(2, 0, 1)  # (H, W, C) -> (C, H, W): what v2.ToImage does
     photo = photo.to(device)  # v2 transforms a tensor where it is, also on the GPU
     image = photo
     for transform in [

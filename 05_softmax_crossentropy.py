@@ -52,7 +52,7 @@ learning_rate = 0.5
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
-    """Return exp(x_i) / sum_j exp(x_j): positive numbers that sum to 1."""
+    """Return exp(x_i) / sum_j exp(x_j) for one sample x of shape (n_classes,): they sum to 1."""
     return np.exp(x) / np.sum(np.exp(x), axis=0)
 
 
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     print(f"Loss numpy, good and bad: {l1:.4f}, {l2:.4f}")
 
     # CrossEntropyLoss is LogSoftmax + NLLLoss (negative log-likelihood). It takes logits, and class
-    # labels rather than one-hot targets.
+    # labels. (One-hot targets work, too, if they are floats: they count as class probabilities.)
     loss = nn.CrossEntropyLoss()
     Y = torch.tensor([0])  # (N,) = (1,)
     Y_pred_good = torch.tensor([[2.0, 1.0, 0.1]])  # (N, n_classes) = (1, 3)
@@ -197,7 +197,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     # Beyond the video: exp(1000) overflows to inf, and inf / inf is nan
     large = np.array([1000.0, 999.0, 998.0])
-    with np.errstate(all="ignore"):  # the overflow is intended: hide its warning
+    with np.errstate(over="ignore", invalid="ignore"):  # hide the warnings of inf and of nan
         print("softmax of 1000, 999, 998:", softmax(large))
     print("stable softmax of the same:", stable_softmax(large))
 

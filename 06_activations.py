@@ -19,7 +19,7 @@ Changes from the video
     - `NeuralNet1` is also trained, once as it is, and once without its ReLU, for comparison.
 
 Which activation function?
-    - In hidden layers: ReLU. A unit that is 0 for all samples gets no gradient and never recovers
+    - In hidden layers: ReLU. A unit that is 0 for all samples gets no gradient and may stay so
       (a "dying ReLU"); if too many die, try leaky ReLU.
     - At the output: what the loss needs. `BCELoss` needs a sigmoid; `BCEWithLogitsLoss` and
       `CrossEntropyLoss` need none, since they apply sigmoid and softmax themselves.
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         model = NeuralNet1(input_size=2, hidden_size=16).to(device)
         if name == "without ReLU":
             model.relu = nn.Identity()  # returns its input; the sigmoid at the end stays
-        criterion = nn.BCELoss()
+        criterion = nn.BCELoss()  # NeuralNet1 ends in a sigmoid; logits are better (lesson 02)
         # Adam is a variant of SGD that adapts the step size of each parameter
         optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
         for _ in range(args.epochs):
@@ -158,8 +158,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         ax.set(title=f"{name}: {acc:.1%}", xlabel="feature 1", ylabel="feature 2")
 
     # Beyond the video: on its way back, the gradient passes nine activation functions and is
-    # multiplied by the derivative of each, and by weights. The derivative of the sigmoid is 0.25 at
-    # most, so little of it remains.
+    # multiplied by the derivative of each, and by weights. The derivative of the sigmoid is at most
+    # 0.25, so little of the gradient remains.
     gradients = []
     for name, activation, style in (("sigmoid", nn.Sigmoid(), "s-"), ("ReLU", nn.ReLU(), "o--")):
         torch.manual_seed(args.seed)
