@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     if args.predict:
         try:
             predict(args.predict, FILE)
-        except (OSError, ValueError) as error:
+        except ValueError as error:
             sys.exit(str(error))
         return {}
     args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -161,13 +161,9 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
         try:
             if not folder.exists():
                 download_photos(folder)
-            image_datasets = load_photos(folder)
-            class_names = image_datasets["train"].classes
             pretrained = models.resnet18(weights=models.ResNet18_Weights.DEFAULT)
-        except ValueError as error:  # unusable photos are an error: digits do not replace them
-            sys.exit(f"{folder} cannot be used: {error}")
         except Exception as error:  # a damaged file can raise almost anything
-            problem = f"The photos or the weights could not be downloaded ({repr(error)[:200]})"
+            problem = f"Photos or weights could not be downloaded or read ({repr(error)[:200]})"
             if args.dataset == "hymenoptera":
                 sys.exit(f"{problem}. Check the connection, or use --dataset digits.")
             print(f"*** {problem}: using scikit-learn's digits ***")
@@ -175,7 +171,13 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     print(f"08 Transfer learning | device: {device} | data: {data_name}")
     if data_name == "digits":
         image_datasets, class_names, pretrained = load_offline_data(args.seed, args.limit)
-    for x in ["train", "val"]:  # in random order, since --limit would leave one class only
+    else:
+        try:
+            image_datasets = load_photos(folder)
+        except ValueError as error:  # unusable photos are an error: digits do not replace them
+            sys.exit(f"{folder} cannot be used: {error}")
+        class_names = image_datasets["train"].classes
+    for x in ["train", "val"]:  # shuffled: the first samples are all of one class, see --limit
         order = torch.randperm(len(image_datasets[x]))[: args.limit]
         image_datasets[x] = Subset(image_datasets[x], order.tolist())
     dataset_sizes = {x: len(image_datasets[x]) for x in ["train", "val"]}
@@ -200,11 +202,10 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     model = copy.deepcopy(pretrained)  # pretrained is used again in 2)
     num_ftrs = model.fc.in_features  # 512
     model.fc = nn.Linear(num_ftrs, len(class_names))
-    # channels_last: all channels of a pixel lie side by side in memory, which suits convolutions
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)
-    # The learning rate is multiplied by 0.1 every 7 epochs; of 8 epochs, for the last one
+    # The learning rate is multiplied by 0.1 every 7 epochs: of 8 epochs, only the last is affected
     step_lr_scheduler = lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
     model, finetuned = train_model(
         model, criterion, optimizer, step_lr_scheduler, dataloaders, num_epochs
@@ -217,7 +218,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
         param.requires_grad = False  # backward() computes no gradient for it
     # Parameters of new modules have requires_grad=True by default
     model_conv.fc = nn.Linear(num_ftrs, len(class_names))
-    model_conv = model_conv.to(device, memory_format=torch.channels_last)
+    model_conv = model_conv.to(device)
     optimizer_conv = optim.SGD(model_conv.fc.parameters(), lr=learning_rate, momentum=0.9)
     exp_lr_scheduler = lr_scheduler.StepLR(optimizer_conv, step_size=7, gamma=0.1)
     model_conv, frozen = train_model(
@@ -226,8 +227,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
 
     # Beyond the video: the same network, randomly initialized
     print("Randomly initialized network")
-    untrained = models.resnet18(num_classes=len(class_names))
-    untrained = untrained.to(device, memory_format=torch.channels_last)
+    untrained = models.resnet18(num_classes=len(class_names)).to(device)
     optimizer = optim.SGD(untrained.parameters(), lr=learning_rate, momentum=0.9)
     scheduler = lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
     _, scratch = train_model(untrained, criterion, optimizer, scheduler, dataloaders, num_epochs)
@@ -254,8 +254,8 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     if args.show:
         plt.show()
 
-    # The accuracies hold for this number of epochs and this learning rate. Both tasks are near to
-    # what was pretrained: ants and bees are classes of ImageNet, and the name of a digit tells if
+    # The accuracies hold for this number of epochs and this learning rate. Both tasks are close to
+    # the pretraining task: ants and bees are classes of ImageNet, and the name of a digit tells if
     # it is even. The best epoch is chosen on the validation images, so accuracies are optimistic.
     result = f"fine-tuned {max(finetuned):.1%}, frozen {max(frozen):.1%}"
     print(f"Validation accuracy: {result}, randomly initialized {max(scratch):.1%} ({data_name})")
@@ -308,12 +308,14 @@ def read_photo(path: str | Path) -> Image.Image:
 def predict(photos: list[Path], file: Path) -> None:
     """Print the class of each photo, and its probability, by the network saved in `file`.
 
-    Raises OSError if there is no such file, ValueError if it knows digits only, or if a photo
-    cannot be read.
+    Raises ValueError if the file is missing, is damaged, or knows digits only, or if a photo cannot
+    be read.
     """
-    if not file.exists():
-        raise OSError(f"{file} is missing: run the lesson without --predict first.")
-    saved = torch.load(file, map_location="cpu")
+    try:
+        saved = torch.load(file, map_location="cpu")
+    except Exception as error:  # a damaged file can raise almost anything
+        problem = f"{file} cannot be loaded ({repr(error)[:200]})"
+        raise ValueError(f"{problem}: run the lesson without --predict first.") from error
     class_names = saved["class_names"]
     if saved["dataset"] == "digits":
         raise ValueError(f"{file} was trained on digits: run --dataset hymenoptera first.")
@@ -341,7 +343,7 @@ def load_offline_data(seed: int, limit: int) -> tuple[dict, list[str], nn.Module
     X = v2.functional.normalize(X, mean, std)  # (1797, 3, 32, 32)
 
     print("Pretraining on the ten digits")
-    model = models.resnet18(num_classes=10).to(device, memory_format=torch.channels_last)
+    model = models.resnet18(num_classes=10).to(device)
     optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     scheduler = lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.1)
     pretrain = TensorDataset(X[:900][:limit], y[:900][:limit])

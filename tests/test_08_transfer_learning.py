@@ -14,7 +14,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 from torchvision.transforms import v2
 
 lesson = load_lesson("08")
-FILE = "08_transfer_learning.pth"
+FILE = Path("output", "08_transfer_learning.pth")
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_own_photos_and_their_prediction(weights, tmp_path, monkeypatch, capsys)
     assert np.array_equal(lesson.read_photo(photo), image)
     assert run(lesson, tmp_path, "--predict", photo) == {}
     model = resnet18(num_classes=3)
-    model.load_state_dict(torch.load(tmp_path / "output" / FILE)["model_state"])
+    model.load_state_dict(torch.load(tmp_path / FILE)["model_state"])
     inputs = lesson.data_transforms["val"](image).unsqueeze(0)
     value, pred = model.eval()(inputs).softmax(dim=1)[0].max(dim=0)
     assert capsys.readouterr().out == f"{photo}: {names[pred]} ({value.item():.1%})\n"
@@ -81,11 +81,12 @@ def test_own_photos_and_their_prediction(weights, tmp_path, monkeypatch, capsys)
 
 def test_predict_without_a_network_for_photos_says_what_to_do(tmp_path):
     (tmp_path / "output").mkdir()
+    (tmp_path / FILE).write_bytes(b"damaged")
     for advice in ("without --predict", "--dataset hymenoptera"):
         with pytest.raises(SystemExit) as stop:
             run(lesson, tmp_path, "--predict", "photo.jpg")
         assert advice in one_line(stop)
-        torch.save({"dataset": "digits", "class_names": ["3"]}, tmp_path / "output" / FILE)
+        torch.save({"dataset": "digits", "class_names": ["3"]}, tmp_path / FILE)
 
 
 def test_transforms_are_those_of_the_weights():
@@ -156,7 +157,8 @@ def test_an_html_page_instead_of_a_download_is_reported_in_one_line(weights, tmp
 
 @pytest.mark.parametrize("fault", ["a page", "an empty class", "a class in one set only"])
 @pytest.mark.parametrize("dataset", ["auto", "hymenoptera"])
-def test_damaged_photos_are_named(tmp_path, fault, dataset):
+def test_damaged_photos_are_named(weights, tmp_path, fault, dataset):
+    torch.save(resnet18().state_dict(), weights)
     root = write_photos(tmp_path / "data" / "hymenoptera_data")
     if fault == "a page":
         (root / "val" / "bees" / "1.jpg").write_text("<html>", encoding="utf-8")
