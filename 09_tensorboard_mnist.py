@@ -17,8 +17,8 @@ Run
 Changes from the video
     - Two writers, in the folders `train` and `test`, log under the same tags (names), so that both
       curves share a chart. The video logs training values only, as `training loss`.
-    - Each run has a folder of its own, named after its learning rate and its time. It is made when
-      the data is there, so that a failed download leaves no empty run.
+    - Each run has a folder of its own, named after its learning rate and its time. It is created
+      once the data is available, so that a failed download leaves no empty run.
     - 4 epochs and batches of 100 (video: 1 and 64), with a test after each epoch. Whole tensors are
       scaled to 0..1 once, as `ToTensor` would do image by image.
     - `flush()` after each epoch makes sure that its values are in the log, even after Ctrl-C. The
@@ -98,18 +98,18 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
         try:
             train_dataset = torchvision.datasets.MNIST(args.data_dir, train=True, download=True)
             test_dataset = torchvision.datasets.MNIST(args.data_dir, train=False, download=True)
-            train_dataset = to_tensors(train_dataset, args.limit)
-            test_dataset = to_tensors(test_dataset, args.limit)
-        except (OSError, RuntimeError) as error:
-            problem = f"MNIST could not be downloaded ({' '.join(str(error).split())})"
+        except Exception as error:  # a damaged file can raise almost anything
+            problem = f"MNIST could not be downloaded, or is damaged ({repr(error)[:200]})"
             if args.dataset == "mnist":
-                sys.exit(f"{problem}. Check the connection, or use --dataset digits.")
+                advice = f"delete {args.data_dir / 'MNIST'}, or use --dataset digits"
+                sys.exit(f"{problem}. Check the connection, {advice}.")
             print(f"*** {problem}: using scikit-learn's digits ***")
             data_name = "digits"
-        except Exception as error:  # a damaged file can raise almost anything
-            sys.exit(f"{args.data_dir}/MNIST is damaged; delete it. ({repr(error)[:200]})")
     if data_name == "digits":
         train_dataset, test_dataset = load_offline_data(args.limit)
+    else:
+        train_dataset = to_tensors(train_dataset, args.limit)
+        test_dataset = to_tensors(test_dataset, args.limit)
     sizes = f"{len(train_dataset)} training and {len(test_dataset)} test images"
     print(f"09 TensorBoard | device: {device} | data: {data_name}, {sizes}")
     train_loader = DataLoader(train_dataset, batch_size=batch_size, shuffle=True)
@@ -168,7 +168,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
             _, predicted = torch.max(outputs, 1)
             running_correct += (predicted == labels).sum().item()
             running_samples += labels.size(0)
-            step = epoch * n_total_steps + i + 1  # counts on from epoch to epoch
+            step = epoch * n_total_steps + i + 1  # continues across epochs
             if step % log_every == 0:
                 # TensorBoard, Scalars tab: averages over the last steps
                 running_loss /= log_every
@@ -213,7 +213,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     # its probability of a 3 is above a threshold. Precision is the fraction of images classified as
     # a 3 that are 3s, recall the fraction of all 3s that are classified as a 3. A lower threshold
     # raises recall and usually costs precision. Look for the curve farthest from the top right
-    # corner. Average precision (AP) sums a curve up: 1 is perfect.
+    # corner. Average precision (AP) summarizes a curve; 1 is perfect.
     metrics = {"accuracy": acc, "loss": test_loss, "dataset": data_name, "log_dir": str(log_dir)}
     for i in range(num_classes):
         labels_i = class_labels == i
