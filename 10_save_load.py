@@ -27,7 +27,7 @@ Changes from the video
 Try it (answers: docs/answers.md)
     - Give the second SGD in "Checkpoint" `momentum=0.9`. What is the momentum after loading?
     - Remove the line with `torch.set_rng_state`. By how much do the parameters differ now?
-    - Remove `.eval()` from `training.model.eval()(X_test)`. How does the accuracy change, and why?
+    - Remove the line `training.model.eval()`. How does the accuracy change, and why?
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=15425s (about 4:17:05), course script:
@@ -80,8 +80,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     model = Model(n_input_features=6)
     x = torch.randn(5, 6)  # five samples, to compare what two models answer
 
-    # Save all (the lazy way). The file has the name of class Model, but not its code: it cannot be
-    # loaded after the class has been moved or renamed.
+    # Save all (the lazy way). The file has the name of class Model, but not its code, so it cannot
+    # be loaded after the class has been moved or renamed.
     for param in model.parameters():
         print(param)
     FILE = args.output_dir / "10_save_load_model.pth"
@@ -201,8 +201,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     # nothing, and batch norm uses running averages from training.
     X_test = X_test[: args.limit].to(device)
     with torch.no_grad():
-        outputs = training.model.eval()(X_test)  # eval() returns the model, which is called then
-        eval_difference = (training.model.train()(X_test) - outputs).abs().max().item()
+        training.model.eval()
+        outputs = training.model(X_test)
+        training.model.train()  # for this comparison only: it also moves the running averages
+        eval_difference = (training.model(X_test) - outputs).abs().max().item()
     _, predicted = torch.max(outputs.cpu(), 1)
     accuracy = (predicted == y_test[: args.limit]).float().mean().item()
     print(f"Without eval(), the outputs differ by up to {eval_difference:.2f}")
@@ -309,7 +311,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.01, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--limit", type=int, default=10**6, help="at most LIMIT samples per set")
-    parser.add_argument("--resume", type=Path, help="checkpoint to resume from")
+    parser.add_argument("--resume", type=Path, help="checkpoint (it has its own --lr)")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
