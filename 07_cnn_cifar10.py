@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
             problem = f"CIFAR-10 could not be downloaded ({error})"
             if args.dataset == "cifar10":
                 sys.exit(f"{problem}. Check the connection, or use --dataset digits.")
-            print(f"*** {problem}: using scikit-learn's digits ***")
+            print(f"*** {problem}. Using scikit-learn's digits ***")
             data_name = "digits"
     if data_name == "digits":
         train_dataset, test_dataset = load_offline_data(args.limit)

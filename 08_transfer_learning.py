@@ -164,9 +164,10 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
             pretrained = models.resnet18(weights=models.ResNet18_Weights.DEFAULT)
         except Exception as error:  # a damaged file can raise almost anything
             problem = f"Photos or weights could not be downloaded or read ({repr(error)[:200]})"
+            problem += f"; if the weights in {torch.hub.get_dir()} are damaged, delete their file"
             if args.dataset == "hymenoptera":
                 sys.exit(f"{problem}. Check the connection, or use --dataset digits.")
-            print(f"*** {problem}: using scikit-learn's digits ***")
+            print(f"*** {problem}. Using scikit-learn's digits ***")
             data_name = "digits"
     print(f"08 Transfer learning | device: {device} | data: {data_name}")
     if data_name == "digits":
@@ -177,7 +178,7 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
         except ValueError as error:  # unusable photos are an error: digits do not replace them
             sys.exit(f"{folder} cannot be used: {error}")
         class_names = image_datasets["train"].classes
-    for x in ["train", "val"]:  # shuffled: the first samples are all of one class, see --limit
+    for x in ["train", "val"]:  # shuffled, as --limit would keep photos of one class only
         order = torch.randperm(len(image_datasets[x]))[: args.limit]
         image_datasets[x] = Subset(image_datasets[x], order.tolist())
     dataset_sizes = {x: len(image_datasets[x]) for x in ["train", "val"]}

@@ -99,11 +99,11 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
             train_dataset = torchvision.datasets.MNIST(args.data_dir, train=True, download=True)
             test_dataset = torchvision.datasets.MNIST(args.data_dir, train=False, download=True)
         except Exception as error:  # a damaged file can raise almost anything
-            problem = f"MNIST could not be downloaded, or is damaged ({repr(error)[:200]})"
+            problem = f"MNIST could not be downloaded or read ({repr(error)[:200]})"
+            problem += f"; if {args.data_dir / 'MNIST'} is damaged, delete it"
             if args.dataset == "mnist":
-                advice = f"delete {args.data_dir / 'MNIST'}, or use --dataset digits"
-                sys.exit(f"{problem}. Check the connection, {advice}.")
-            print(f"*** {problem}: using scikit-learn's digits ***")
+                sys.exit(f"{problem}. Check the connection, or use --dataset digits.")
+            print(f"*** {problem}. Using scikit-learn's digits ***")
             data_name = "digits"
     if data_name == "digits":
         train_dataset, test_dataset = load_offline_data(args.limit)

@@ -311,7 +311,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.01, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--limit", type=int, default=10**6, help="at most LIMIT samples per set")
-    parser.add_argument("--resume", type=Path, help="checkpoint (it has its own --lr)")
+    parser.add_argument("--resume", type=Path, help="checkpoint to resume from (keeps its --lr)")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
