@@ -1,16 +1,15 @@
 """04 · Transforms
 
-A transform changes each sample as it is read from the dataset. The first part implements transforms
-for the wine data, as in the video. The second part applies torchvision's built-in transforms to a
-photo.
+A transform changes each sample before the dataset returns it. The first part writes transforms for
+the wine data, as in the video. The second part applies torchvision's built-in ones to a photo.
 
 You will learn
     - how a `Dataset` takes a `transform`, and how `Compose` chains several
     - why a transform must not change its input in place
     - how each step from photo to normalized tensor changes shape, dtype, and value range
-    - how a bounding box is transformed together with its image
+    - how random transforms vary the photos that a network is trained on
 
-Run
+Run (add --show to open the figure in a window)
     python 04_transforms.py
     python 04_transforms.py --seed 1
 
@@ -19,11 +18,11 @@ Changes from the video
       read changes the dataset again. Here it returns a new tensor.
     - `torchvision.transforms.v2` replaces `torchvision.transforms`, which is no longer developed.
       Its `ToImage` and `ToDtype(torch.float32, scale=True)` replace torchvision's `ToTensor`. (The
-      `ToTensor` below is the video's own, for wines.) v2 also transforms boxes and masks.
-    - The CSV file is scikit-learn's, as in lesson 03.
+      `ToTensor` below is the video's own class for wines.)
+    - The CSV file is scikit-learn's, as in lesson 03: the label comes last, and counts from 0.
 
 Try it (answers: docs/answers.md)
-    - `--seed 1`: which images in the figure change, and which stay the same?
+    - `--seed 1`: which photos in the figure change, and which stay the same?
     - Remove `scale=True`. What is the range of the values now, and after `Normalize`?
     - Swap `Resize` and `CenterCrop`. How large is the result, and how much of the photo is left?
 
@@ -33,57 +32,54 @@ Video
 """
 
 import argparse
-import importlib.resources
-from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import sklearn.datasets
 import torch
-from sklearn.datasets import load_sample_image
-from torch import Tensor
+from PIL import Image
 from torch.utils.data import Dataset
-from torchvision import tv_tensors
 from torchvision.transforms import v2
-from torchvision.utils import draw_bounding_boxes
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 # Built-in transforms, in torchvision.transforms.v2
-#     images and tensors:  CenterCrop, Grayscale, Pad, RandomAffine, RandomCrop, RandomErasing,
-#                          RandomHorizontalFlip, RandomRotation, Resize, ColorJitter, ...
-#     tensors only:        LinearTransformation, Normalize
-#     conversion:          ToImage (image or array -> tensor), ToDtype (dtype), ToPILImage (back)
-#     generic:             Lambda (wraps a function)
-#     your own:            a class with `__call__`
-#     several in a row:    Compose([transform1, transform2])
+#     on images and tensors:  CenterCrop, Grayscale, Pad, RandomAffine, RandomCrop, RandomErasing,
+#                             RandomHorizontalFlip, RandomRotation, Resize, ...
+#     on tensors:             LinearTransformation, Normalize
+#     conversion:             ToPILImage (from tensor or array), ToImage and ToDtype (from PIL image
+#                             or array to tensor; video: ToTensor)
+#     generic:                Lambda (wraps a function)
+#     your own:               a class with `__call__`, as below
+#     several in a row:       composed = Compose([Resize(256), RandomCrop(224)])
 
 
 class WineDataset(Dataset):
-    """178 wines as NumPy arrays; `transform` is applied to each sample as it is read."""
+    """178 wines as NumPy arrays; `transform` is applied to each sample that is read."""
 
-    def __init__(self, transform: Callable | None = None) -> None:
-        path = importlib.resources.files("sklearn.datasets.data") / "wine_data.csv"
+    def __init__(self, transform=None):
+        path = Path(sklearn.datasets.__file__).parent / "data" / "wine_data.csv"
         xy = np.loadtxt(path, delimiter=",", dtype=np.float32, skiprows=1)
+        self.n_samples = xy.shape[0]
         self.x_data = xy[:, :-1]  # (178, 13), arrays here: ToTensor converts them
         self.y_data = xy[:, [-1]]  # (178, 1)
-        self.n_samples = xy.shape[0]
         self.transform = transform
 
-    def __getitem__(self, index: int) -> tuple:
+    def __getitem__(self, index):
         sample = self.x_data[index], self.y_data[index]
         if self.transform:
             sample = self.transform(sample)
         return sample
 
-    def __len__(self) -> int:
+    def __len__(self):
         return self.n_samples
 
 
 class ToTensor:
-    """Convert the arrays of a sample to tensors, which share the arrays' memory."""
+    """Convert the arrays of a sample to tensors. Both share the memory of the dataset's arrays."""
 
-    def __call__(self, sample: tuple) -> tuple[Tensor, Tensor]:
+    def __call__(self, sample):
         inputs, targets = sample
         return torch.from_numpy(inputs), torch.from_numpy(targets)
 
@@ -91,38 +87,21 @@ class ToTensor:
 class MulTransform:
     """Multiply the inputs of a sample by a factor."""
 
-    def __init__(self, factor: float) -> None:
+    def __init__(self, factor):
         self.factor = factor
 
-    def __call__(self, sample: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def __call__(self, sample):
         inputs, targets = sample
-        return inputs * self.factor, targets  # a new tensor: the dataset stays as it is
+        inputs = inputs * self.factor  # a new tensor; `inputs *= ...` would change the dataset
+        return inputs, targets
 
 
-# Beyond the video: the images in the figure
-EXAMPLES = [  # title and transform
-    ("original", v2.Identity()),
-    ("RandomHorizontalFlip", v2.RandomHorizontalFlip(p=1.0)),
-    ("CenterCrop", v2.CenterCrop(400)),
-    ("RandomResizedCrop", v2.RandomResizedCrop((427, 640), scale=(0.4, 0.6), ratio=(1.5, 1.5))),
-    ("Pad", v2.Pad(60)),
-    ("RandomRotation (box stays upright)", v2.RandomRotation((20, 40))),
-    ("RandomPerspective", v2.RandomPerspective(distortion_scale=0.5, p=1.0)),
-    ("ElasticTransform", v2.ElasticTransform(alpha=300.0)),
-    ("ColorJitter", v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5, hue=0.3)),
-    ("RandomGrayscale", v2.RandomGrayscale(p=1.0)),
-    ("GaussianBlur", v2.GaussianBlur(kernel_size=21, sigma=7.0)),
-    ("RandomPosterize", v2.RandomPosterize(bits=2, p=1.0)),
-]
-
-
-def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Run the lesson and return its metrics."""
+def main(argv=None):
+    """Run the lesson with these flags, or the command line's; return metrics for the tests."""
     args = parse_args(argv)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
+    print(f"04 Transforms | device: {device} | data: wine, 178 samples; china.jpg, 1 photo")
 
-    print(f"04 Transforms | device: {device} | data: wine, 178 samples; flower.jpg, 427x640 pixels")
     print("Without transform")
     dataset = WineDataset()
     first_data = dataset[0]
@@ -130,14 +109,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     print(type(features), type(labels))
     print(features, labels)
 
-    print("With ToTensor")
+    print("\nWith ToTensor")
     dataset = WineDataset(transform=ToTensor())
     first_data = dataset[0]
     features, labels = first_data
     print(type(features), type(labels))
     print(features, labels)
 
-    print("With ToTensor and MulTransform")
+    print("\nWith ToTensor and MulTransform")
     composed = v2.Compose([ToTensor(), MulTransform(4)])
     dataset = WineDataset(transform=composed)
     first_data = dataset[0]
@@ -145,69 +124,106 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     print(type(features), type(labels))
     print(features, labels)
 
-    # Beyond the video: the first feature of the first wine is read three times
-    readings = [dataset[0][0][0].item() for _ in range(3)]
-    print("MulTransform:       ", [round(value, 2) for value in readings])
-    dataset = WineDataset(transform=v2.Compose([ToTensor(), MulTransformInPlace(4)]))
-    readings_in_place = [dataset[0][0][0].item() for _ in range(3)]
-    print("MulTransformInPlace:", [round(value, 2) for value in readings_in_place])
+    # Beyond the video: what in-place multiplication does. A row of x_data is a view, no copy, and
+    # from_numpy does not copy either, so the video's `inputs *= self.factor` writes into the
+    # dataset. The first feature of the first wine is read three times: 4 x 14.23 = 56.92 is right.
+    readings = read_three_times(MulTransform(4))
+    readings_in_place = read_three_times(MulTransformInPlace(4))
+    print("\nRead three times, in place:", readings_in_place)
 
-    # Beyond the video: from a photo to the input of a network that was trained on ImageNet, a
-    # dataset of 1.3 million photos. H, W, C: height, width, and channels (red, green, and blue).
-    photo = np.array(load_sample_image("flower.jpg"))  # a copy, as the original is read-only
-    print(f"photo      {photo.shape}, {photo.dtype}, from {photo.min()} to {photo.max()}")
-    photo = torch.from_numpy(photo).permute(2, 0, 1)  # (H, W, C) -> (C, H, W): what v2.ToImage does
-    photo = photo.to(device)  # v2 transforms a tensor where it is, also on the GPU
-    image = photo
-    for transform in [
-        v2.Resize(256),  # the shorter side; averaging pixels lowers the maximum
-        v2.CenterCrop(224),
-        v2.ToDtype(torch.float32, scale=True),  # 0..255 -> 0..1; without scale, only the type
-        # (x - mean) / std, with the mean and std of ImageNet's red, green, and blue values
-        v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    ]:
-        image = transform(image)
-        values = f"from {image.min().item():.3g} to {image.max().item():.3g}"
-        print(f"{type(transform).__name__:10} {tuple(image.shape)}, {image.dtype}, {values}")
-    # For training, random transforms such as RandomResizedCrop(224) and RandomHorizontalFlip()
-    # replace Resize and CenterCrop: the model sees a slightly different photo every time, which
-    # reduces overfitting. Evaluation uses fixed transforms, so that results are comparable.
+    # Beyond the video: from a photo to the input of a network that was trained on ImageNet, as in
+    # lesson 08: 224x224 pixels, normalized with the mean and the standard deviation of ImageNet's
+    # red, green, and blue values. This Compose is there to copy.
+    photo = load_photo()  # for a file of your own: Image.open("photo.jpg").convert("RGB")
+    composed = v2.Compose(
+        [
+            v2.ToImage(),  # PIL image or array (H, W, C) -> tensor (C, H, W): channels first
+            v2.Resize(256),  # the shorter side, here the height
+            v2.CenterCrop(224),
+            v2.ToDtype(torch.float32, scale=True),  # 0..255 -> 0..1 (without scale: 0..255)
+            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # (x - mean) / std
+        ]
+    )
+    print_steps(composed, photo)
 
-    # Beyond the video: one call transforms an image and its bounding box alike, a rectangle
-    # that marks an object. "XYXY" means left, top, right, and bottom edge, in pixels.
-    flower = [[172, 82, 450, 364]]
-    box = tv_tensors.BoundingBoxes(flower, format="XYXY", canvas_size=photo.shape[-2:])
-    figure, axes = plt.subplots(3, 4, figsize=(11, 6.6), layout="constrained")
-    for ax, (title, transform) in zip(axes.flat, EXAMPLES):
-        transformed, boxes = transform(photo, box)
-        drawn = draw_bounding_boxes(transformed.cpu(), boxes, colors="white", width=5)
-        ax.imshow(drawn.permute(1, 2, 0).numpy())  # (C, H, W) -> (H, W, C)
-        ax.set_title(title, fontsize=10)
-        ax.axis("off")
-        ax.set_adjustable("datalim")  # keeps all titles at the same height
-    figure.savefig(args.output_dir / "04_transforms.png")
-    if args.show:
-        plt.show()
+    # Beyond the video: random transforms, for training only. RandomResizedCrop(224) takes the place
+    # of Resize and CenterCrop, and others may follow, so that a network rarely sees the same image
+    # twice, which reduces overfitting. The figure shows what each is for (see EXAMPLES, below).
+    draw(photo, args)
 
-    result = f"{readings[2]:.2f} with MulTransform, {readings_in_place[2]:.2f} in place"
-    print(f"First feature after three reads: {result}, expected 14.23 x 4 = 56.92 (wine)")
+    repeat_difference = max(readings) - min(readings)
+    print(f"Read three times: {readings[0]}, {readings[1]}, {readings[2]} (wine)")
     print("Figure:", args.output_dir / "04_transforms.png")
-    return {"repeat_difference": max(readings) - min(readings), "n_transforms": len(EXAMPLES) - 1}
+    return {"repeat_difference": repeat_difference, "n_transforms": len(EXAMPLES)}
 
 
 # Beyond the video
 class MulTransformInPlace(MulTransform):
-    """Incorrect on purpose: `*=` writes into memory that the tensor shares with the dataset."""
+    """The video's version: `*=` writes into memory that the tensor shares with the dataset."""
 
-    def __call__(self, sample: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def __call__(self, sample):
         inputs, targets = sample
         inputs *= self.factor
         return inputs, targets
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
+def read_three_times(transform):
+    """Return the first feature of the first wine, read three times from one dataset."""
+    dataset = WineDataset(transform=v2.Compose([ToTensor(), transform]))
+    readings = []
+    for i in range(3):
+        features, labels = dataset[0]
+        readings.append(round(features[0].item(), 2))
+    return readings
+
+
+def load_photo():
+    """Return a photo of 640x427 pixels that comes with scikit-learn, as a PIL image."""
+    return Image.fromarray(sklearn.datasets.load_sample_image("china.jpg"))
+
+
+def print_steps(composed, photo):
+    """Print the shape, the dtype, and the range of a photo after each transform."""
+    print(f"\nphoto: PIL image, {photo.width}x{photo.height} pixels")
+    image = photo
+    for transform in composed.transforms:
+        image = transform(image)
+        values = f"from {image.min().item():.4g} to {image.max().item():.4g}"
+        print(f"{type(transform).__name__:10} {tuple(image.shape)}, {image.dtype}, {values}")
+
+
+EXAMPLES = [  # a transform, strong enough to be seen, and what it stands for
+    (v2.CenterCrop(400), "for evaluation, not random"),
+    (v2.RandomResizedCrop(400, scale=(0.2, 0.5)), "nearer, or partly hidden"),
+    (v2.RandomHorizontalFlip(p=1.0), "the other side"),  # p: probability, 0.5 by default
+    (v2.RandomRotation(30), "a tilted camera"),  # from -30 to 30 degrees
+    (v2.RandomPerspective(p=1.0), "another point of view"),
+    (v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5), "other light"),
+    (v2.GaussianBlur(kernel_size=21, sigma=5.0), "out of focus"),
+]
+
+
+def draw(photo, args):
+    """Draw a photo as it is, and after each of the EXAMPLES; save the figure."""
+    image = v2.functional.pil_to_tensor(photo)  # (3, 427, 640), from 0 to 255
+    image = image.to(device)  # transforms also run on the GPU
+    figure, axes = plt.subplots(2, 4, figsize=(13, 5.6), sharex=True, sharey=True)
+    for ax, (transform, purpose) in zip(axes.flat, [(v2.Identity(), "the photo"), *EXAMPLES]):
+        transformed = transform(image).permute(1, 2, 0)  # (C, H, W) -> (H, W, C)
+        ax.imshow(transformed.cpu().numpy())
+        ax.set_title(f"{type(transform).__name__}: {purpose}", fontsize=9)
+    figure.supxlabel("pixels")
+    figure.tight_layout()
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.output_dir / "04_transforms.png")
+    if args.show:
+        plt.show()
+
+
+def parse_args(argv):
     """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.description = __doc__.splitlines()[0]
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")

@@ -6,28 +6,22 @@ half moons, with and without ReLU between its layers, and gradients go back thro
 
 You will learn
     - how to apply softmax, sigmoid, tanh, ReLU, and leaky ReLU, as functions and as modules
-    - how to use an activation function in a network: two options, and when to take which
+    - how to use an activation function in a network, and which one to choose
     - why a network without activation functions can only learn linear decision boundaries
     - how gradients vanish on their way back through many sigmoids
 
-Run
+Run (add --show to open the figure in a window, as the video does)
     python 06_activations.py
     python 06_activations.py --seed 1
 
 Changes from the video
     - The video uses one name for both options; here they are `NeuralNet1` and `NeuralNet2`.
-    - `NeuralNet1` is also trained, once as it is, and once without its ReLU, for comparison.
-
-Which activation function?
-    - In hidden layers: ReLU. A unit that is 0 for all samples gets no gradient and may stay so
-      (a "dying ReLU"); if too many die, try leaky ReLU.
-    - At the output: what the loss needs. `BCELoss` needs a sigmoid; `BCEWithLogitsLoss` and
-      `CrossEntropyLoss` need none, since they apply sigmoid and softmax themselves.
+    - Beyond the video, `NeuralNet1` is trained, and gradients go back through ten layers.
 
 Try it (answers: docs/answers.md)
     - `--epochs 3000`: does the network without ReLU catch up?
-    - In `gradient_by_layer`, change `8 * [64]` to `18 * [64]`. What happens to each curve?
-    - Replace `nn.ReLU()` in `NeuralNet1` with `nn.Tanh()`. How does the decision boundary change?
+    - In `gradient_by_layer`, change `range(9)` to `range(19)`. What happens to each curve?
+    - In `main`, train with `nn.Tanh()` instead of `nn.ReLU()`. How does the boundary change?
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=9753s (about 2:42:33), course scripts:
@@ -39,182 +33,225 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+import torch.nn as nn
+import torch.nn.functional as F
 from sklearn.datasets import make_moons
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-# Hyper-parameters of the training runs beyond the video (the flags change them)
-num_epochs = 300
-learning_rate = 0.02
+# Hyper-parameters of the training beyond the video (defaults: flags such as --epochs change them,
+# see parse_args)
+num_epochs = 1000
+learning_rate = 0.5
 
 
-# Option 1: modules, made in __init__. They are printed with the model, and fit into nn.Sequential.
+# Option 1: create nn modules. They are printed with the model, and fit into nn.Sequential.
 class NeuralNet1(nn.Module):
     """Features (N, input_size) -> probabilities (N, 1), for BCELoss."""
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    def __init__(self, input_size, hidden_size):
         super().__init__()
         self.linear1 = nn.Linear(input_size, hidden_size)
         self.relu = nn.ReLU()
         self.linear2 = nn.Linear(hidden_size, 1)
         self.sigmoid = nn.Sigmoid()
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.relu(self.linear1(x))
-        return self.sigmoid(self.linear2(out))
+    def forward(self, x):
+        out = self.linear1(x)
+        out = self.relu(out)
+        out = self.linear2(out)
+        out = self.sigmoid(out)
+        return out
 
 
-# Option 2: functions, called in forward. Shorter, as there is nothing to store.
+# Option 2: use activation functions directly in the forward pass. This is shorter.
 class NeuralNet2(nn.Module):
-    """Features (N, input_size) -> probabilities (N, 1), for BCELoss."""
+    """The same network: features (N, input_size) -> probabilities (N, 1)."""
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    def __init__(self, input_size, hidden_size):
         super().__init__()
         self.linear1 = nn.Linear(input_size, hidden_size)
         self.linear2 = nn.Linear(hidden_size, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         out = torch.relu(self.linear1(x))
-        return torch.sigmoid(self.linear2(out))
+        out = torch.sigmoid(self.linear2(out))
+        return out
 
 
-def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Run the lesson and return its metrics."""
+def main(argv=None):
+    """Run the lesson with these flags, or the command line's; return metrics for the tests."""
     args = parse_args(argv)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     print(f"06 Activation functions | device: {device} | data: make_moons, 1000 samples")
 
     x = torch.tensor([-1.0, 1.0, 2.0, 3.0])
 
-    # Softmax
-    print("torch.softmax:", torch.softmax(x, dim=0))
-    print("nn.Softmax:   ", nn.Softmax(dim=0)(x))
-    # Sigmoid
-    print("torch.sigmoid:", torch.sigmoid(x))
-    print("nn.Sigmoid:   ", nn.Sigmoid()(x))
-    # Tanh
-    print("torch.tanh:   ", torch.tanh(x))
-    print("nn.Tanh:      ", nn.Tanh()(x))
-    # ReLU
-    print("torch.relu:   ", torch.relu(x))
-    print("nn.ReLU:      ", nn.ReLU()(x))
-    # Leaky ReLU
-    print("F.leaky_relu: ", F.leaky_relu(x))
-    print("nn.LeakyReLU: ", nn.LeakyReLU()(x))
+    # Softmax: probabilities, which sum to 1
+    output = torch.softmax(x, dim=0)
+    print("torch.softmax:", output)
+    sm = nn.Softmax(dim=0)
+    output = sm(x)
+    print("nn.Softmax:   ", output)
 
-    # The curves, with their derivatives, computed by autograd
-    z = torch.linspace(-4, 4, 401)
-    curves = [  # name, PyTorch's module, and the formula
-        ("sigmoid", nn.Sigmoid(), 1 / (1 + torch.exp(-z))),
-        ("tanh", nn.Tanh(), (torch.exp(z) - torch.exp(-z)) / (torch.exp(z) + torch.exp(-z))),
-        ("ReLU", nn.ReLU(), torch.where(z > 0, z, 0.0)),
-        ("leaky ReLU (slope 0.1)", nn.LeakyReLU(0.1), torch.where(z > 0, z, 0.1 * z)),
-    ]
-    figure, axes = plt.subplots(2, 4, figsize=(12, 6), layout="constrained")
-    max_error = 0.0
-    for ax, (name, activation, formula) in zip(axes[0], curves):
-        inputs = z.clone().requires_grad_()
-        outputs = activation(inputs)
-        # backward() needs a scalar. Each input affects its own output only, so the gradient of the
-        # sum holds the derivative at each input.
-        outputs.sum().backward()
-        max_error = max(max_error, (outputs - formula).abs().max().item())
-        ax.plot(z, outputs.detach(), label="function")
-        ax.plot(z, inputs.grad, "--", label="derivative")
-        ax.set(title=name, xlabel="x", ylim=(-1.2, 2.2))
-    axes[0, 0].legend()
-    axes[1, 0].plot(z, torch.where(z > 0, 1.0, 0.0))
-    axes[1, 0].set(title="step (derivative 0, none at 0)", xlabel="x", ylim=(-1.2, 2.2))
-    print(f"formulas and PyTorch: maximum difference {max_error:.1e}")
+    # Sigmoid: 1 / (1 + exp(-x)), from 0 to 1
+    output = torch.sigmoid(x)
+    print("torch.sigmoid:", output)
+    s = nn.Sigmoid()
+    output = s(x)
+    print("nn.Sigmoid:   ", output)
 
-    # Beyond the video: two half moons cannot be separated by a straight line. Without ReLU between
-    # them, two layers can draw nothing else, since together they are one linear layer.
-    X, y = make_moons(n_samples=1000, noise=0.15, random_state=0)
-    X = torch.from_numpy(X).float().to(device)  # (1000, 2)
-    y = torch.from_numpy(y).float().view(-1, 1).to(device)  # (1000, 1)
-    X_train, X_test, y_train, y_test = X[:500], X[500:], y[:500], y[500:]
-    accuracies = []
-    for ax, name in zip(axes[1, 1:], ("without ReLU", "with ReLU")):
-        torch.manual_seed(args.seed)  # the same start for both
-        model = NeuralNet1(input_size=2, hidden_size=16).to(device)
-        if name == "without ReLU":
-            model.relu = nn.Identity()  # returns its input; the sigmoid at the end stays
-        criterion = nn.BCELoss()  # NeuralNet1 ends in a sigmoid; logits are better (lesson 02)
-        # Adam is a variant of SGD that adapts the step size of each parameter
-        optimizer = torch.optim.Adam(model.parameters(), lr=args.lr)
-        for _ in range(args.epochs):
-            loss = criterion(model(X_train), y_train)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        with torch.no_grad():
-            predicted = model(X_test).round()
-        acc = (predicted == y_test).float().mean().item()
-        accuracies.append(acc)
-        print(f"NeuralNet1 on make_moons, {name}: accuracy {acc:.1%}")
-        draw_boundary(model, X_test, y_test, ax)
-        ax.set(title=f"{name}: {acc:.1%}", xlabel="feature 1", ylabel="feature 2")
+    # Tanh: (exp(x) - exp(-x)) / (exp(x) + exp(-x)), from -1 to 1
+    output = torch.tanh(x)
+    print("torch.tanh:   ", output)
+    t = nn.Tanh()
+    output = t(x)
+    print("nn.Tanh:      ", output)
 
-    # Beyond the video: on its way back, the gradient passes nine activation functions and is
-    # multiplied by the derivative of each, and by weights. The derivative of the sigmoid is at most
-    # 0.25, so little of the gradient remains.
-    gradients = []
-    for name, activation, style in (("sigmoid", nn.Sigmoid(), "s-"), ("ReLU", nn.ReLU(), "o--")):
-        torch.manual_seed(args.seed)
-        by_layer = gradient_by_layer(activation, X_train, y_train)
-        gradients.append(by_layer[0])
-        print(f"gradient in the first of {len(by_layer)} layers, {name}: {by_layer[0]:.1e}")
-        axes[1, 3].plot(range(1, len(by_layer) + 1), by_layer, style, label=name)
-    axes[1, 3].set(title="Mean absolute gradient", xlabel="layer", yscale="log")
-    axes[1, 3].legend(loc="lower right")
-    figure.savefig(args.output_dir / "06_activations.png")
-    if args.show:
-        plt.show()
+    # ReLU: x if x > 0, else 0
+    output = torch.relu(x)
+    print("torch.relu:   ", output)
+    relu = nn.ReLU()
+    output = relu(x)
+    print("nn.ReLU:      ", output)
 
-    result = f"{accuracies[1]:.1%} with ReLU, {accuracies[0]:.1%} without"
-    print(f"Test accuracy: {result} (make_moons)")
+    # Leaky ReLU: x if x > 0, else 0.01 * x. (The function is in torch.nn.functional, here F.)
+    output = F.leaky_relu(x)
+    print("F.leaky_relu: ", output)
+    lrelu = nn.LeakyReLU()
+    output = lrelu(x)
+    print("nn.LeakyReLU: ", output)
+
+    # In a network: classes NeuralNet1 (option 1) and NeuralNet2 (option 2), above. Which function?
+    #     hidden layers           ReLU, if you do not know what to use. A unit that outputs 0 for
+    #                             all samples gets no gradient and may stay so: try leaky ReLU
+    #                             then. Tanh is common in recurrent networks, GELU in transformers.
+    #                             The step function cannot be trained: its derivative is 0.
+    #     last layer, binary      sigmoid for BCELoss; none for BCEWithLogitsLoss, which applies it
+    #     last layer, multiclass  none, as CrossEntropyLoss applies softmax
+    #     last layer, regression  none, as the output may be any number
+
+    # Beyond the video: two half moons cannot be separated by a straight line. Without ReLU, the
+    # network can only learn such a line, since its two linear layers are one:
+    # W2 (W1 x + b1) + b2 = W x + b with W = W2 W1 and b = W2 b1 + b2. (Identity returns its input.
+    # The sigmoid at the end does not bend the line: it is 0.5 where its input is 0.)
+    X_train, X_test, y_train, y_test = load_moons()
+    linear_model, acc_linear = train(nn.Identity(), X_train, X_test, y_train, y_test, args)
+    relu_model, acc_relu = train(nn.ReLU(), X_train, X_test, y_train, y_test, args)
+
+    # Beyond the video: vanishing gradients. On its way back to the first layer, the gradient is
+    # multiplied by weights, and by the derivative of each activation function. That of the sigmoid
+    # is at most 0.25, that of ReLU 1 or 0.
+    sigmoid_gradients = gradient_by_layer(torch.sigmoid, nn.init.xavier_normal_, X_train, y_train)
+    relu_gradients = gradient_by_layer(torch.relu, nn.init.kaiming_normal_, X_train, y_train)
+    print("Mean absolute gradient of the weights in the last and in the first hidden layer")
+    print(f"sigmoid: {sigmoid_gradients[-1]:.1e}, {sigmoid_gradients[0]:.1e}")
+    print(f"ReLU:    {relu_gradients[-1]:.1e}, {relu_gradients[0]:.1e}")
+
+    # The curves of the video's second script, and the results above
+    models = {"without ReLU": linear_model, "with ReLU": relu_model}
+    draw(models, X_test, y_test, sigmoid_gradients, relu_gradients, args)
+    print(f"Test accuracy: {acc_relu:.1%} with ReLU, {acc_linear:.1%} without (make_moons)")
     print("Figure:", args.output_dir / "06_activations.png")
     return {
-        "max_error": max_error,
-        "accuracy_identity": accuracies[0],
-        "accuracy_relu": accuracies[1],
-        "gradient_sigmoid": gradients[0],
-        "gradient_relu": gradients[1],
+        "accuracy_identity": acc_linear,
+        "accuracy_relu": acc_relu,
+        "gradient_sigmoid": sigmoid_gradients[0],
+        "gradient_relu": relu_gradients[0],
     }
 
 
 # Beyond the video
-def draw_boundary(model: nn.Module, X: Tensor, y: Tensor, ax: plt.Axes) -> None:
-    """Draw where the model predicts each class, and the samples."""
+def load_moons():
+    """Return two half moons: features (500, 2) for training and testing, classes (500, 1)."""
+    X, y = make_moons(n_samples=1000, noise=0.15, random_state=0)
+    X = torch.from_numpy(X).float().to(device)  # (1000, 2)
+    y = torch.from_numpy(y).float().view(-1, 1).to(device)  # (1000, 1)
+    return X[:500], X[500:], y[:500], y[500:]
+
+
+def train(activation, X_train, X_test, y_train, y_test, args):
+    """Train a NeuralNet1 with this activation between its layers; return it and its accuracy."""
+    torch.manual_seed(args.seed)  # the same start for all
+    model = NeuralNet1(input_size=2, hidden_size=16).to(device)
+    model.relu = activation
+    criterion = nn.BCELoss()  # as NeuralNet1 ends in a sigmoid
+    optimizer = torch.optim.SGD(model.parameters(), lr=args.lr)
+    for epoch in range(args.epochs):
+        loss = criterion(model(X_train), y_train)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        predicted = model(X_test).round()
+    return model, (predicted == y_test).float().mean().item()
+
+
+def gradient_by_layer(activation, initialize, X, y):
+    """Return the mean absolute gradient of the weights of ten hidden layers, before training.
+
+    `initialize` is the usual one for each activation. He initialization (He et al., 2015; PyTorch
+    calls it "kaiming") keeps the size of the values from layer to layer for ReLU. Xavier (Glorot
+    and Bengio, 2010) assumes a slope of 1 at 0, which the sigmoid does not have.
+    """
+    layers = [nn.Linear(2, 64).to(device)]
+    for i in range(9):
+        layers.append(nn.Linear(64, 64).to(device))
+    last_layer = nn.Linear(64, 1).to(device)
+    out = X
+    for layer in layers:
+        initialize(layer.weight)
+        out = activation(layer(out))
+    loss = nn.BCEWithLogitsLoss()(last_layer(out), y)
+    loss.backward()
+    return [layer.weight.grad.abs().mean().item() for layer in layers]
+
+
+def draw(models, X, y, sigmoid_gradients, relu_gradients, args):
+    """Draw the curves, the decision boundary of each model, and the gradients; save the figure."""
+    # A letter for each column: five curves above, two boundaries and the gradients below
+    figure, axes = plt.subplot_mosaic("ABCDE;FGHHH", figsize=(14, 7), layout="constrained")
+    x = torch.linspace(-4, 4, 401, requires_grad=True)
+    curves = {"sigmoid": torch.sigmoid(x), "tanh": torch.tanh(x), "ReLU": torch.relu(x)}
+    curves |= {"leaky ReLU (slope 0.1)": F.leaky_relu(x, 0.1), "step": torch.heaviside(x, 0 * x)}
+    for letter, (title, outputs) in zip("ABCDE", curves.items()):
+        axes[letter].plot(x.detach(), outputs.detach(), label="function")
+        axes[letter].set(title=title, xlabel="x", ylim=(-1.2, 2.2))
+        if title != "step":  # an output depends on one x only, so their sum has all derivatives
+            outputs.sum().backward()
+            axes[letter].plot(x.detach(), x.grad, "--", label="derivative")
+            x.grad = None
+    axes["A"].axhline(0.25, color="gray", linestyle=":", label="0.25")
+    axes["A"].legend()
+
+    # The models' predictions at 8000 points that cover the plane
     x1, x2 = torch.meshgrid(torch.linspace(-2, 3, 100), torch.linspace(-2, 2, 80), indexing="xy")
     grid = torch.stack([x1.flatten(), x2.flatten()], dim=1).to(device)  # (8000, 2)
-    with torch.no_grad():
-        probability = model(grid).view(80, 100).cpu()
-    ax.contourf(x1, x2, probability, levels=[0, 0.5, 1], cmap="coolwarm", alpha=0.4)
-    ax.scatter(X[:, 0].cpu(), X[:, 1].cpu(), s=4, c=y.cpu(), cmap="coolwarm")
+    for letter, (title, model) in zip("FG", models.items()):
+        with torch.no_grad():
+            probability = model(grid).view(80, 100).cpu()
+        axes[letter].contourf(x1, x2, probability, levels=[0, 0.5, 1], cmap="coolwarm", alpha=0.4)
+        for i, color in ((0, "C0"), (1, "C3")):
+            moon = X[y.view(-1) == i].cpu()
+            axes[letter].scatter(moon[:, 0], moon[:, 1], s=4, c=color, label=f"class {i}")
+        axes[letter].set(title=title, xlabel="feature 1", ylabel="feature 2")
+    axes["F"].legend()
+
+    layers = range(1, len(relu_gradients) + 1)
+    axes["H"].plot(layers, sigmoid_gradients, "s-", label="sigmoid")
+    axes["H"].plot(layers, relu_gradients, "o--", label="ReLU")
+    axes["H"].set(title="Gradients before training", xlabel="hidden layer", yscale="log")
+    axes["H"].set_ylabel("mean absolute gradient")
+    axes["H"].legend()
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.output_dir / "06_activations.png")
+    if args.show:
+        plt.show()
 
 
-def gradient_by_layer(activation: nn.Module, X: Tensor, y: Tensor) -> list[float]:
-    """Return the mean absolute gradient of the weights of ten layers, before training.
-
-    All but the last use He initialization (He et al., 2015), which keeps the gradients of ReLU
-    networks at about the same size across layers. PyTorch calls it "kaiming", his first name.
-    """
-    layers = []
-    for n_inputs in [2] + 8 * [64]:
-        linear = nn.Linear(n_inputs, 64)
-        nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
-        layers += [linear, activation]
-    model = nn.Sequential(*layers, nn.Linear(64, 1)).to(device)
-    nn.BCEWithLogitsLoss()(model(X), y).backward()
-    return [layer.weight.grad.abs().mean().item() for layer in model[::2]]  # the linear layers
-
-
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
+def parse_args(argv):
     """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.description = __doc__.splitlines()[0]
     parser.add_argument("--epochs", type=int, default=num_epochs, help="passes over the data")
     parser.add_argument("--lr", type=float, default=learning_rate, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
