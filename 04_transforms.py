@@ -124,9 +124,9 @@ def main(argv=None):
     print(type(features), type(labels))
     print(features, labels)
 
-    # Beyond the video: what in-place multiplication does. A row of x_data is a view, no copy, and
-    # from_numpy does not copy either, so the video's `inputs *= self.factor` writes into the
-    # dataset. The first feature of the first wine is read three times: 4 x 14.23 = 56.92 is right.
+    # Beyond the video: why not `inputs *= self.factor`, as in the video? This works in place. A row
+    # of x_data is a view, no copy, and from_numpy does not copy either, so `*=` writes into the
+    # dataset. The first feature is read three times: 4 x 14.23 = 56.92 is right.
     readings = read_three_times(MulTransform(4))
     readings_in_place = read_three_times(MulTransformInPlace(4))
     print("\nRead three times, in place:", readings_in_place)
@@ -151,10 +151,9 @@ def main(argv=None):
     # twice, which reduces overfitting. The figure shows what each is for (see EXAMPLES, below).
     draw(photo, args)
 
-    repeat_difference = max(readings) - min(readings)
     print(f"Read three times: {readings[0]}, {readings[1]}, {readings[2]} (wine)")
     print("Figure:", args.output_dir / "04_transforms.png")
-    return {"repeat_difference": repeat_difference, "n_transforms": len(EXAMPLES)}
+    return {"repeat_difference": max(readings) - min(readings), "n_transforms": len(EXAMPLES)}
 
 
 # Beyond the video

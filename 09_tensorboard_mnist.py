@@ -10,28 +10,28 @@ You will learn
     - what to look for in each tab of TensorBoard
     - what precision and recall say about each digit
 
-Run
+Run (add --show to open the figure in a window)
     python 09_tensorboard_mnist.py
-    tensorboard --logdir runs        (then open http://localhost:6006 in a browser)
+    python 09_tensorboard_mnist.py --epochs 1 --batch-size 64   (as in the video)
+    python 09_tensorboard_mnist.py --dataset digits             (without a download)
+    tensorboard --logdir runs    (then open http://localhost:6006 in a browser)
 
 Changes from the video
     - Two writers, in the folders `train` and `test`, log under the same tags (names), so that both
       curves share a chart. The video logs training values only, as `training loss`.
-    - Each run has a folder of its own, named after its learning rate and its time. It is created
-      once the data is available, so that a failed download leaves no empty run.
-    - 4 epochs and batches of 100 (video: 1 and 64), with a test after each epoch. Whole tensors are
-      scaled to 0..1 once, as `ToTensor` would do image by image.
-    - `flush()` after each epoch makes sure that its values are in the log, even after Ctrl-C. The
-      video calls `close()` inside the loop over the classes by mistake; here it stands at the end.
-    - The course's script, as first published, passed predictions as labels to the precision-recall
-      curves, and divided the number of correct predictions by 100 steps, but not by the batch size.
+    - Each run has a folder of its own, named after its learning rate and its time.
+    - 4 epochs and batches of 100 (video: 1 and 64), with a test after each epoch.
+    - All images are scaled to 0..1 at once, as `transform=ToTensor()` would do one by one, and
+      `softmax` takes a whole batch.
+    - `close()` stands after the loop over the classes, not inside it.
     - If MNIST could not be downloaded, scikit-learn's digits are used.
 
 Try it (answers: docs/answers.md)
     - `--lr 0.03`, then compare the two runs in TensorBoard. (To choose one of them, split off a
       validation set. Choosing by the test accuracy would be tuning on the test set.)
     - `--epochs 20`: does the test loss keep falling with the training loss?
-    - Which digit has the lowest average precision? Look at the mistakes in the Images tab.
+    - Which digits have the lowest average precision? Look at the mistakes in the figure: which
+      would you have read right?
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=13881s (about 3:51:21), course script:
@@ -47,17 +47,18 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+import torch.nn as nn
+import torch.nn.functional as F
 import torchvision
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score, precision_recall_curve
 from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-# Hyper-parameters (the flags change the last three)
+# Hyper-parameters (defaults: flags override the last three, see parse_args)
 input_size = 784  # 28 * 28 pixels
 hidden_size = 500
 num_classes = 10
@@ -69,65 +70,53 @@ learning_rate = 0.001
 class NeuralNet(nn.Module):
     """Images (N, input_size) -> logits (N, num_classes)."""
 
-    def __init__(self, input_size: int, hidden_size: int, num_classes: int) -> None:
+    def __init__(self, input_size, hidden_size, num_classes):
         super().__init__()
         self.l1 = nn.Linear(input_size, hidden_size)
         self.relu = nn.ReLU()
         self.l2 = nn.Linear(hidden_size, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         out = self.l1(x)
         out = self.relu(out)
         out = self.l2(out)
         return out  # no softmax: the loss applies it
 
 
-def main(argv: list[str] | None = None) -> dict[str, float | str]:
-    """Run the lesson and return its metrics."""
+def main(argv=None):
+    """Run the lesson with these flags, or the command line's; return metrics for the tests."""
     args = parse_args(argv)
+    num_epochs, batch_size, learning_rate = args.epochs, args.batch_size, args.lr
     args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
-    num_epochs, batch_size, learning_rate = args.epochs, args.batch_size, args.lr
+    data_name = download(args)  # "mnist", or "digits" if it could not be downloaded
 
-    # MNIST
-    data_name = "digits" if args.dataset == "digits" else "mnist"
-    if data_name == "mnist":
-        socket.setdefaulttimeout(15)  # seconds to wait for a server to answer
-        if not (args.data_dir / "MNIST").exists():
-            print("Downloading MNIST: 12 MB, once. (To do without: --dataset digits)", flush=True)
-        try:
-            train_dataset = torchvision.datasets.MNIST(args.data_dir, train=True, download=True)
-            test_dataset = torchvision.datasets.MNIST(args.data_dir, train=False, download=True)
-        except Exception as error:  # a damaged file can raise almost anything
-            problem = f"MNIST could not be downloaded or read ({repr(error)[:200]})"
-            problem += f"; if {args.data_dir / 'MNIST'} is damaged, delete it"
-            if args.dataset == "mnist":
-                sys.exit(f"{problem}. Check the connection, or use --dataset digits.")
-            print(f"*** {problem}. Using scikit-learn's digits ***")
-            data_name = "digits"
-    if data_name == "digits":
-        train_dataset, test_dataset = load_offline_data(args.limit)
-    else:
-        train_dataset = to_tensors(train_dataset, args.limit)
-        test_dataset = to_tensors(test_dataset, args.limit)
-    sizes = f"{len(train_dataset)} training and {len(test_dataset)} test images"
-    print(f"09 TensorBoard | device: {device} | data: {data_name}, {sizes}")
-    train_loader = DataLoader(train_dataset, batch_size=batch_size, shuffle=True)
-    test_loader = DataLoader(test_dataset, batch_size=batch_size)
-
-    # TensorBoard: two writers, one for each curve in a chart
-    log_dir = args.log_dir / f"lr{learning_rate:g}_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+    # TensorBoard: a writer for each set, so that a chart has a curve for each
+    log_dir = args.log_dir / f"lr{learning_rate}_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     writer = SummaryWriter(log_dir / "train")
     test_writer = SummaryWriter(log_dir / "test")
 
+    # MNIST dataset
+    if data_name == "mnist":
+        train_dataset = to_tensors(torchvision.datasets.MNIST(args.data_dir, train=True))
+        test_dataset = to_tensors(torchvision.datasets.MNIST(args.data_dir, train=False))
+    else:
+        train_dataset, test_dataset = load_offline_data()
+    sizes = f"{len(train_dataset)} training and {len(test_dataset)} test images"
+    print(f"09 TensorBoard | device: {device} | data: {data_name}, {sizes}")
+
+    # Data loader
+    train_loader = DataLoader(dataset=train_dataset, batch_size=batch_size, shuffle=True)
+    test_loader = DataLoader(dataset=test_dataset, batch_size=batch_size, shuffle=False)
+
     examples = iter(test_loader)
-    example_data, example_targets = next(examples)  # (batch_size, 1, 28, 28) and (batch_size,)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    # make_grid repeats the gray channel for red, green, and blue: (6, 1, 28, 28) -> (3, 62, 92)
-    six = torchvision.utils.make_grid(example_data[:6], nrow=3, pad_value=1)
-    left.imshow(six.permute(1, 2, 0).numpy())
-    left.set_title(f"Test images: {example_targets[:6].numpy()}")
-    left.axis("off")
+    example_data, example_targets = next(examples)  # (100, 1, 28, 28) and (100,)
+    plt.figure(figsize=(13, 8))
+    for i in range(min(6, batch_size)):
+        plt.subplot(3, 6, i + 1)
+        plt.imshow(example_data[i][0].numpy(), cmap="gray")
+        plt.title(f"test image: {example_targets[i]}")
+        plt.axis("off")
 
     # TensorBoard, Images tab. Look for wrong colors and for images upside down.
     img_grid = torchvision.utils.make_grid(example_data)
@@ -141,151 +130,220 @@ def main(argv: list[str] | None = None) -> dict[str, float | str]:
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
 
     # TensorBoard, Graphs tab. Double-click NeuralNet: are all layers there, and in order?
-    with warnings.catch_warnings():  # add_graph calls torch.jit.trace, which is deprecated
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings():  # add_graph uses torch.jit.trace, which is deprecated (not
+        warnings.simplefilter("ignore")  # supported from Python 3.14 on) and warns, but still works
         writer.add_graph(model, example_data.reshape(-1, 28 * 28).to(device))
 
     # 3) Training loop
-    running_loss = 0.0
-    running_correct = 0
-    running_samples = 0
     n_total_steps = len(train_loader)
     log_every = min(100, n_total_steps)  # steps
     for epoch in range(num_epochs):
         model.train()
+        running_loss = 0.0
+        running_correct = 0
+        running_samples = 0
         for i, (images, labels) in enumerate(train_loader):
             images = images.reshape(-1, 28 * 28).to(device)  # (N, 1, 28, 28) -> (N, 784)
             labels = labels.to(device)
+
             # Forward pass
             outputs = model(images)
             loss = criterion(outputs, labels)
+
             # Backward and optimize
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+
             running_loss += loss.item()
             # max returns the largest value of each row and its index, which is the class
             _, predicted = torch.max(outputs, 1)
             running_correct += (predicted == labels).sum().item()
             running_samples += labels.size(0)
-            step = epoch * n_total_steps + i + 1  # continues across epochs
-            if step % log_every == 0:
-                # TensorBoard, Scalars tab: averages over the last steps
-                running_loss /= log_every
+            if (i + 1) % log_every == 0:
+                step = f"Epoch [{epoch + 1}/{num_epochs}], Step [{i + 1}/{n_total_steps}]"
+                print(f"{step}, Loss: {running_loss / log_every:.4f}", flush=True)
+                # TensorBoard, Scalars tab: means since the last print. The weights still improved
+                # meanwhile, so the test after the epoch may give a lower loss.
+                writer.add_scalar("loss", running_loss / log_every, epoch * n_total_steps + i)
                 running_accuracy = running_correct / running_samples
-                writer.add_scalar("loss", running_loss, step)
-                writer.add_scalar("accuracy", running_accuracy, step)
-                progress = f"Epoch [{epoch + 1}/{num_epochs}], Step [{i + 1}/{n_total_steps}]"
-                print(f"{progress}, Loss: {running_loss:.4f}", flush=True)
+                writer.add_scalar("accuracy", running_accuracy, epoch * n_total_steps + i)
                 running_loss = 0.0
                 running_correct = 0
                 running_samples = 0
 
-        # 4) Test, after each epoch
-        model.eval()  # changes nothing in this network, but is needed as soon as it has dropout
+        # 4) Test, here after each epoch
+        model.eval()  # changes nothing in this network, but does if there is dropout or batch norm
         class_labels = []
         class_preds = []
-        test_loss = 0.0
         with torch.no_grad():
+            n_correct = 0
+            n_samples = 0
+            test_loss = 0.0
             for images, labels in test_loader:
-                outputs = model(images.reshape(-1, 28 * 28).to(device)).cpu()
+                images = images.reshape(-1, 28 * 28).to(device)
+                labels = labels.to(device)
+                outputs = model(images)
+                _, predicted = torch.max(outputs, 1)
+                n_samples += labels.size(0)
+                n_correct += (predicted == labels).sum().item()
                 test_loss += criterion(outputs, labels).item() * labels.size(0)  # a sum
-                class_preds.append(torch.softmax(outputs, dim=1))  # probabilities (N, 10)
-                class_labels.append(labels)
-        test_loss /= len(test_dataset)
-        class_preds = torch.cat(class_preds)
-        class_labels = torch.cat(class_labels)
-        confidence, predicted = torch.max(class_preds, 1)
-        acc = (predicted == class_labels).float().mean().item()
-        print(f"Accuracy of the network: {acc:.1%}", flush=True)
-        # TensorBoard, Scalars tab. Look for a test loss that rises while the training loss falls:
-        # that is overfitting. (Training values are averages over the steps before; test values are
-        # those of the network after the epoch.)
-        test_writer.add_scalar("loss", test_loss, step)
-        test_writer.add_scalar("accuracy", acc, step)
-        # Beyond the video, Histograms tab. Look for weights that never move, or that explode.
-        for name, parameter in model.named_parameters():
-            writer.add_histogram(name, parameter, step)
-        writer.flush()
-        test_writer.flush()
 
-    # TensorBoard, PR Curves tab: each digit against all others. An image is classified as a 3 if
-    # its probability of a 3 is above a threshold. Precision is the fraction of images classified as
-    # a 3 that are 3s, recall the fraction of all 3s that are classified as a 3. A lower threshold
-    # raises recall and usually costs precision. Look for the curve farthest from the top right
-    # corner. Average precision (AP) summarizes a curve; 1 is perfect.
-    metrics = {"accuracy": acc, "loss": test_loss, "dataset": data_name, "log_dir": str(log_dir)}
-    for i in range(num_classes):
+                class_preds.append(F.softmax(outputs, dim=1))  # probabilities (N, 10)
+                class_labels.append(labels)
+
+            acc = n_correct / n_samples
+            test_loss /= n_samples
+            print(f"Accuracy of the network: {acc:.1%}, test loss: {test_loss:.4f}", flush=True)
+        log_epoch(writer, test_writer, model, acc, test_loss, epoch * n_total_steps + i)
+
+    # cat concatenates the batches of the last test: (10000, 10) and (10000,)
+    class_preds = torch.cat(class_preds)
+    class_labels = torch.cat(class_labels)
+
+    # TensorBoard, PR Curves tab: each digit against all others. An image counts as a 3 if its
+    # probability of a 3 is above a threshold. Precision is the fraction of these images that are
+    # 3s, recall the fraction of all 3s that are among them. A lower threshold raises recall and
+    # usually costs precision. Look for a curve that leaves the top right corner.
+    classes = range(10)
+    for i in classes:
         labels_i = class_labels == i
         preds_i = class_preds[:, i]
-        if labels_i.any():  # with --limit, a digit may be missing
-            test_writer.add_pr_curve(str(i), labels_i, preds_i, global_step=step)
-            ap = float(average_precision_score(labels_i, preds_i))
-            metrics[f"average_precision_{i}"] = ap
-            print(f"Average precision of {i}: {ap:.4f}")
-            precision, recall, _ = precision_recall_curve(labels_i, preds_i)
-            style = "-" if i < 5 else "--"
-            right.plot(recall, precision, style, color=f"C{i % 5}", label=f"{i}: AP {ap:.4f}")
+        test_writer.add_pr_curve(str(i), labels_i, preds_i, global_step=0)
 
-    # Beyond the video, Images tab: the ten mistakes of which the network was surest
-    mistakes = torch.nonzero(predicted != class_labels).flatten()  # their indices
-    order = confidence[mistakes].argsort(descending=True)  # positions in mistakes, surest first
-    surest = mistakes[order][:10]
-    mistakes_figure, axes = plt.subplots(2, 5, figsize=(7, 3.5), layout="constrained")
-    for ax, i in zip(axes.flat, surest.tolist()):
-        ax.imshow(test_dataset[i][0][0].numpy(), cmap="gray")
-        ax.set_title(f"{confidence[i]:.0%} a {predicted[i]}, is a {class_labels[i]}", fontsize=8)
-        ax.axis("off")
-    test_writer.add_figure("mistakes", mistakes_figure, step)
+    # Beyond the video: each curve as a number, its average precision (the area under the curve, at
+    # best 1), and the mistakes of which the network was surest, also in the Images tab
+    class_preds, class_labels = class_preds.cpu(), class_labels.cpu()
+    average_precisions = draw(test_dataset, class_labels, class_preds, test_writer, args)
+    for i in classes:
+        print(f"Average precision of {i}: {average_precisions[i]:.4f}")
     writer.close()
     test_writer.close()
-
-    right.set(xlabel="recall", ylabel="precision", xlim=(0.9, 1.002), ylim=(0.9, 1.002))
-    right.set_title(f"Precision and recall ({data_name}; axes start at 0.9)")
-    right.legend(loc="lower left")
-    figure.savefig(args.output_dir / "09_tensorboard_mnist.png")
-    if args.show:
-        plt.show()
 
     print(f"Test accuracy: {acc:.1%} ({data_name})")
     print("Figure:", args.output_dir / "09_tensorboard_mnist.png")
     print(f"Log: {log_dir} (to see it: tensorboard --logdir {args.log_dir})")
-    return metrics
+    metrics = {f"average_precision_{i}": average_precisions[i] for i in classes}
+    return {
+        "accuracy": acc,
+        "loss": test_loss,
+        "dataset": data_name,
+        "log_dir": str(log_dir),
+        **metrics,
+    }
 
 
-def to_tensors(dataset: torchvision.datasets.MNIST, limit: int) -> TensorDataset:
-    """Return the first images as float32 (N, 1, 28, 28) from 0 to 1, and their labels (N,)."""
-    return TensorDataset(dataset.data[:limit].unsqueeze(1) / 255, dataset.targets[:limit])
+# Beyond the video
+def log_epoch(writer, test_writer, model, acc, test_loss, step):
+    """Log the test and the weights after an epoch, whose last step was `step`.
+
+    Scalars tab: look for a test loss that rises while the training loss falls, which is
+    overfitting. Histograms tab: each slice shows how the weights of a layer are distributed after
+    an epoch. Look for weights that never move, or that spread ever farther.
+    """
+    test_writer.add_scalar("loss", test_loss, step)
+    test_writer.add_scalar("accuracy", acc, step)
+    for name, parameter in model.named_parameters():
+        writer.add_histogram(name, parameter, step)
+    writer.flush()  # so that the log is complete, even after Ctrl-C
+    test_writer.flush()
 
 
-# Offline data
-def load_offline_data(limit: int) -> tuple[TensorDataset, TensorDataset]:
+def draw(test_dataset, class_labels, class_preds, test_writer, args):
+    """Add six mistakes and the precision-recall curves to the figure; log it, and save it.
+
+    Return the average precision of each digit, a list.
+    """
+    confidence, predicted = torch.max(class_preds, 1)
+    confidence[predicted == class_labels] = 0  # only mistakes keep theirs
+    surest = [i for i in confidence.argsort(descending=True)[:6].tolist() if confidence[i] > 0]
+    for position, i in zip((7, 8, 9, 13, 14, 15), surest):  # the left half of rows 2 and 3
+        plt.subplot(3, 6, position)
+        plt.imshow(test_dataset[i][0][0].numpy(), cmap="gray")
+        plt.title(f"{confidence[i]:.1%} a {predicted[i]}, is a {class_labels[i]}", fontsize=10)
+        plt.axis("off")
+
+    ax = plt.subplot(3, 2, (4, 6))  # the right half of rows 2 and 3
+    average_precisions = [
+        float(average_precision_score(class_labels == i, class_preds[:, i])) for i in range(10)
+    ]
+    for i in range(10):
+        precision, recall, _ = precision_recall_curve(class_labels == i, class_preds[:, i])
+        if average_precisions[i] <= sorted(average_precisions)[2]:  # the three lowest in color
+            label = f"{i}: average precision {average_precisions[i]:.4f}"
+            ax.plot(recall, precision, drawstyle="steps-post", label=label)
+        else:
+            ax.plot(recall, precision, color="lightgray", drawstyle="steps-post", zorder=1)
+    start = 0.9 if min(average_precisions) > 0.95 else 0
+    ax.set(xlim=(start, 1.002), ylim=(start, 1.002), xlabel="recall", ylabel="precision")
+    ax.set_title(f"Precision and recall (axes start at {start})")
+    ax.legend(title="the three lowest", loc="lower left")
+    plt.tight_layout()
+    test_writer.add_figure("mistakes", plt.gcf(), close=False)
+    plt.savefig(args.output_dir / "09_tensorboard_mnist.png")
+    if args.show:
+        plt.show()
+    return average_precisions
+
+
+# Data
+def download(args):
+    """Download MNIST if it is not there; return the name of the data: "mnist" or "digits"."""
+    if args.dataset == "digits":
+        return "digits"
+    folder = args.data_dir / "MNIST"
+    if not (folder / "raw" / "t10k-labels-idx1-ubyte").exists():  # the last of four files
+        print("Downloading MNIST: 12 MB, once. To do without: Ctrl-C, then --dataset digits")
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(15)  # seconds to wait for a server to answer
+    try:
+        torchvision.datasets.MNIST(args.data_dir, train=True, download=True)
+        torchvision.datasets.MNIST(args.data_dir, train=False)
+        return "mnist"
+    except Exception as error:  # servers, proxies, and damaged files can raise almost anything
+        problem = f"MNIST could not be downloaded or read ({error!r:.200})"
+    finally:
+        socket.setdefaulttimeout(timeout)
+    if args.dataset == "mnist":
+        sys.exit(f"{problem}. Check the connection, delete {folder}, or use --dataset digits.")
+    print(f"*** {problem}. Using scikit-learn's digits ***")
+    return "digits"
+
+
+def to_tensors(dataset):
+    """Return MNIST's images as float32 (N, 1, 28, 28) from 0 to 1, and their labels (N,).
+
+    The same with transform=ToTensor() and list(), as in lesson 07, takes several seconds.
+    """
+    return TensorDataset(dataset.data.unsqueeze(1) / 255, dataset.targets)
+
+
+def load_offline_data():
     """Return scikit-learn's 8x8 digits, a training and a test set, in the shape of MNIST."""
     X, y = load_digits(return_X_y=True)
     X = torch.from_numpy(X / 16).float().view(-1, 1, 8, 8)
     X = nn.functional.interpolate(X, size=28, mode="bilinear")  # (1797, 1, 28, 28)
     X_train, X_test, y_train, y_test = train_test_split(X, torch.from_numpy(y), random_state=0)
-    train_dataset = TensorDataset(X_train[:limit], y_train[:limit])
-    return train_dataset, TensorDataset(X_test[:limit], y_test[:limit])
+    return TensorDataset(X_train, y_train), TensorDataset(X_test, y_test)
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
+def parse_args(argv):
     """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.description = __doc__.splitlines()[0]
     names = ("auto", "mnist", "digits")
     parser.add_argument("--epochs", type=int, default=num_epochs, help="passes over the data")
     parser.add_argument("--batch-size", type=int, default=batch_size, help="samples per batch")
     parser.add_argument("--lr", type=float, default=learning_rate, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
-    parser.add_argument("--limit", type=int, default=10**6, help="at most LIMIT samples per set")
     parser.add_argument("--dataset", choices=names, default="auto", help="auto: digits if offline")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="dataset folder")
     parser.add_argument("--log-dir", type=Path, default=Path("runs"), help="TensorBoard's folder")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
-    if min(args.epochs, args.batch_size, args.limit) < 1 or not 0 < args.lr < float("inf"):
-        parser.error("--epochs, --batch-size, --limit, and --lr must be positive, and --lr finite")
+    if min(args.epochs, args.batch_size) < 1 or not 0 < args.lr < float("inf"):
+        parser.error("--epochs, --batch-size, and --lr must be positive, and --lr finite")
     return args
 
 

@@ -1,33 +1,37 @@
 """10 · Saving and loading models
 
-This lesson covers three calls and two approaches. The calls are `torch.save(object, FILE)`,
-`torch.load(FILE)`, and `model.load_state_dict(state_dict)`. The lazy approach saves the whole
-model; the recommended one saves its state dict, which holds its parameters and buffers (such as the
-running averages of batch norm) by name. A checkpoint also saves the state of the training.
+There are three calls: `torch.save(object, FILE)`, `torch.load(FILE)`, and
+`model.load_state_dict(state_dict)`. The lazy way saves the whole model; the recommended way saves
+its state dict, which holds its parameters and buffers (such as the running averages of batch norm)
+by name. A checkpoint also saves the state of the training.
 
 You will learn
     - how to save and load a whole model, a state dict, and a checkpoint, also across devices
     - why `torch.load` refuses whole models by default, and how that stops a hostile file
+    - what a checkpoint needs so that training resumes as if it had never stopped
     - what `model.eval()` changes
-    - what a checkpoint needs so that training can resume as if it had never stopped
 
-Run
+Run (add --show to open the figure in a window)
     python 10_save_load.py
     python 10_save_load.py --epochs 20 --resume outputs/10_save_load_training.pth
 
+Use it later: in a new file, with class Model and its imports
+    model = Model(n_input_features=6)
+    model.load_state_dict(torch.load("outputs/10_save_load_state_dict.pth"))
+    model.eval()
+    with torch.no_grad():
+        print(model(torch.randn(5, 6)))
+
 Changes from the video
-    - The video's `torch.load(FILE)` of a whole model fails today. Since PyTorch 2.6,
-      `weights_only=True` is the default. It loads only tensors, numbers, strings, plain containers,
-      and classes that are listed with `safe_globals`.
-    - A third file holds a checkpoint that also stores the scheduler, the losses, and the state of
-      the random number generators.
-    - The three device transfers run only if there is a GPU. The checkpoint's path has a name of its
-      own, `CHECKPOINT_FILE`.
+    - `torch.load(FILE)` of a whole model needs `weights_only=False` since PyTorch 2.6 (see below).
+    - Each file has a name of its own, where the video uses model.pth twice. The three device
+      transfers run if there is a GPU.
 
 Try it (answers: docs/answers.md)
-    - Give the second SGD in "Checkpoint" `momentum=0.9`. What is the momentum after loading?
-    - Remove the line with `torch.set_rng_state`. By how much do the parameters differ now?
-    - Remove the line `training.model.eval()`. How does the accuracy change, and why?
+    - In "Checkpoint", load `checkpoint` instead of `checkpoint["model_state"]`; then undo that, and
+      make the new `Model(n_input_features=5)`. What do the two errors say?
+    - Remove the line with `torch.set_rng_state`. How large is the difference now, and why?
+    - Save `{"accuracy": np.float64(0.9)}` and load it. What does the error say? What helps?
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=15425s (about 4:17:05), course script:
@@ -35,17 +39,17 @@ Video
 """
 
 import argparse
+import copy
 import os
 import pickle
 import sys
-import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
+import torch.nn as nn
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from torch import Tensor, nn
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -55,268 +59,324 @@ device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 class Model(nn.Module):
     """Features (N, n_input_features) -> probabilities (N, 1)."""
 
-    def __init__(self, n_input_features: int) -> None:
+    def __init__(self, n_input_features):
         super().__init__()
         self.linear = nn.Linear(n_input_features, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(self.linear(x))
+    def forward(self, x):
+        y_pred = torch.sigmoid(self.linear(x))
+        return y_pred
 
 
-def main(argv: list[str] | None = None) -> dict[str, float]:
-    """Run the lesson and return its metrics."""
+def main(argv=None):
+    """Run the lesson with these flags, or the command line's; return metrics for the tests."""
     args = parse_args(argv)
-    if args.resume:  # load it once first: a bad file stops the lesson before anything is written
-        try:
-            resume_epoch = Training(args.lr).load(args.resume)
-        except Exception as error:  # a damaged file can raise almost anything
-            sys.exit(f"Cannot resume from {args.resume}: {repr(error)[:300]}")
-        if resume_epoch >= args.epochs:
-            sys.exit(f"{args.resume} is already at epoch {resume_epoch}; pass a larger --epochs.")
+    if args.resume:
+        return resume(args)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     print(f"10 Saving and loading models | device: {device} | data: digits, 1797 images")
 
     model = Model(n_input_features=6)
-    x = torch.randn(5, 6)  # five samples, to compare what two models answer
 
-    # Save all (the lazy way). The file has the name of class Model, but not its code, so it cannot
+    # Save all (the lazy way). The file stores the name of class Model, not its code, so it cannot
     # be loaded after the class has been moved or renamed.
     for param in model.parameters():
         print(param)
     FILE = args.output_dir / "10_save_load_model.pth"
     torch.save(model, FILE)
-    try:
-        torch.load(FILE)  # the video's line
-    except pickle.UnpicklingError as error:
-        print("torch.load(FILE) fails today:", str(error).partition(".")[0])
-    # torch.save writes a pickle, Python's format for saving objects, which can run any code when it
-    # is loaded. weights_only=False permits that: use it for your own files only.
-    loaded_model = torch.load(FILE, weights_only=False)
-    loaded_model.eval()  # before you predict: it switches dropout and batch norm (see the end)
+
+    loaded_model = torch.load(FILE, weights_only=False)  # for files that you trust
+    loaded_model.eval()
     for param in loaded_model.parameters():
         print(param)
-    whole_model_error = (loaded_model(x) - model(x)).abs().max().item()
-    print(f"Whole model: the outputs differ by {whole_model_error:g}")
 
     # Save only the state dict (the recommended way)
+    FILE = args.output_dir / "10_save_load_state_dict.pth"
     torch.save(model.state_dict(), FILE)
+
     print(model.state_dict())
     loaded_model = Model(n_input_features=6)  # created again, with the same arguments
     loaded_model.load_state_dict(torch.load(FILE))  # takes the loaded dictionary, not the path
     loaded_model.eval()
     print(loaded_model.state_dict())
-    state_dict_error = (loaded_model(x) - model(x)).abs().max().item()
-    print(f"State dict: the outputs differ by {state_dict_error:g}")
 
     # Checkpoint: epoch, model, and optimizer, to resume training
     learning_rate = 0.01
     optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
     checkpoint = {
-        "epoch": 90,
+        "epoch": 90,  # an example: nothing was trained here
         "model_state": model.state_dict(),
         "optim_state": optimizer.state_dict(),
     }
-    print(optimizer.state_dict())  # "state" is empty: SGD without momentum has none
+    print(optimizer.state_dict())  # "state" is empty before the first step; SGD's, without momentum
     CHECKPOINT_FILE = args.output_dir / "10_save_load_checkpoint.pth"
     torch.save(checkpoint, CHECKPOINT_FILE)
+
     model = Model(n_input_features=6)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0)  # the checkpoint brings the right one
+    optimizer = torch.optim.SGD(model.parameters(), lr=0)
+    print("New optimizer, learning rate:", optimizer.param_groups[0]["lr"])
+
     checkpoint = torch.load(CHECKPOINT_FILE)
     model.load_state_dict(checkpoint["model_state"])
     optimizer.load_state_dict(checkpoint["optim_state"])
     epoch = checkpoint["epoch"]
-    model.eval()  # to predict; model.train() to resume training
-    print(optimizer.state_dict())  # the learning rate is 0.01 again
-    checkpoint_error = (model(x) - loaded_model(x)).abs().max().item()
-    print(f"Checkpoint of epoch {epoch}: the outputs differ by {checkpoint_error:g}")
+    print("Loaded optimizer, learning rate:", optimizer.param_groups[0]["lr"])
 
-    # Devices. "cuda:0" is the first GPU, "cuda:1" the second; "cuda" is the current one.
+    model.eval()  # to predict; model.train() to go on training
+
+    # Save on GPU or CPU. map_location is where torch.load puts the tensors of the file, by default
+    # where they were saved. load_state_dict then copies them to wherever the model is. "cuda" is
+    # the current GPU, "cuda:0" the first one, "cuda:1" the second.
     if torch.cuda.is_available():
-        # Save on the GPU, load on the CPU
-        torch.save(model.to("cuda").state_dict(), FILE)
+        # 1) Save on GPU, load on CPU
+        model.to("cuda")
+        torch.save(model.state_dict(), FILE)
         model = Model(n_input_features=6)
         model.load_state_dict(torch.load(FILE, map_location="cpu"))
-        # Save on the GPU, load on the GPU
-        torch.save(model.to("cuda").state_dict(), FILE)
+
+        # 2) Save on GPU, load on GPU
+        model.to("cuda")
+        torch.save(model.state_dict(), FILE)
         model = Model(n_input_features=6)
         model.load_state_dict(torch.load(FILE))
-        model.to("cuda")
-        # Save on the CPU, load on the GPU
-        torch.save(model.to("cpu").state_dict(), FILE)
+        model.to("cuda")  # its inputs must be there, too
+
+        # 3) Save on CPU, load on GPU
+        model.to("cpu")
+        torch.save(model.state_dict(), FILE)
         model = Model(n_input_features=6)
         model.load_state_dict(torch.load(FILE, map_location="cuda:0"))
-        model.to("cuda")  # load_state_dict copied the values to a model on the CPU
-        print("On the GPU:", model(x.to("cuda")))  # the inputs must be there, too
-    else:
-        print("CUDA is not available: skipped GPU to CPU, GPU to GPU, and CPU to GPU")
+        model.to("cuda")
 
-    # Beyond the video: a hostile file. This one creates a folder; it could delete one instead.
-    # weights_only=True loads only types on a list. That blocks attacks like this one, but is no
-    # guarantee: load files only from people that you trust.
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary, "created by a hostile file")
-        hostile_file = Path(temporary, "hostile.pth")
-        torch.save(Hostile(folder), hostile_file)
-        try:
-            torch.load(hostile_file)
-        except pickle.UnpicklingError:
-            print("The hostile file was refused. Folder created:", folder.exists())
-        hostile_blocked = not folder.exists()
-        torch.load(hostile_file, weights_only=False)
-        print("With weights_only=False, the same file was loaded. Folder created:", folder.exists())
-        # A whole model can be loaded with weights_only=True if you name the classes that you trust
-        trusted_file = Path(temporary, "model.pth")
-        torch.save(model, trusted_file)
-        with torch.serialization.safe_globals([Model, nn.Linear]):
-            print("With safe_globals, torch.load reads a whole model:", torch.load(trusted_file))
+    # Beyond the video: all three ways bring back the same model, bit for bit
+    whole_model = torch.load(args.output_dir / "10_save_load_model.pth", weights_only=False)
+    whole_model_error = largest_difference(whole_model, model)
+    state_dict_error = largest_difference(loaded_model, model)
+    print(f"Checkpoint of epoch {epoch} and whole model: difference {whole_model_error}")
+    print(f"Checkpoint of epoch {epoch} and state dict: difference {state_dict_error}")
 
-    # Beyond the video: a reliable checkpoint. Training that is saved halfway, loaded into new
-    # objects, and resumed ends where uninterrupted training ends, bit for bit. This holds on the
-    # CPU of the same machine, with the same PyTorch version and number of threads, if the
-    # checkpoint is saved at the end of an epoch.
-    X, y = load_digits(return_X_y=True)
-    X, y = torch.from_numpy(X / 16).float(), torch.from_numpy(y)
-    X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
-    dataset = TensorDataset(X_train[: args.limit], y_train[: args.limit])
+    # Beyond the video: why torch.load refuses whole models today. torch.save writes a zip archive
+    # with a pickle in it, Python's format for objects. A pickle names functions and classes to be
+    # called when it is loaded, so a hostile file can run any code. By default, torch.load accepts
+    # only names on a list: those of tensors, Python's numbers and containers, and a few more.
+    # (Before PyTorch 2.10, this protection had a hole, CVE-2026-24747.)
+    load_both_ways(whole_model, args)
+    hostile_blocked = load_both_ways(Hostile(), args)
+
+    # Beyond the video: training that is saved between two epochs, loaded into new objects, and
+    # resumed ends where uninterrupted training ends, bit for bit. This holds on the CPU of the same
+    # machine, with the same PyTorch version and number of threads.
     TRAINING_FILE = args.output_dir / "10_save_load_training.pth"
-    torch.manual_seed(args.seed)
-    training = Training(args.lr)
-    if args.resume:
-        training.load(args.resume)
-    halfway = (len(training.losses) + args.epochs) // 2
-    training.train(dataset, halfway)
-    training.save(TRAINING_FILE)
-    training.train(dataset, args.epochs)
-    resumed = Training(args.lr)
-    resumed.load(TRAINING_FILE)
-    resumed.train(dataset, args.epochs)
-    resumed.save(TRAINING_FILE)  # the finished training, for --resume
-    pairs = zip(training.model.parameters(), resumed.model.parameters())
-    resume_error = max((a - b).abs().max().item() for a, b in pairs)
-    print(f"Uninterrupted vs. resumed: maximum parameter difference {resume_error:g}")
+    uninterrupted, resumed = train_twice(args, TRAINING_FILE)
+    resume_error = largest_difference(uninterrupted.model, resumed.model)
+    print(f"Uninterrupted and resumed training: difference {resume_error}")
 
-    # Beyond the video: what eval() changes. In train mode, dropout sets random values to 0, and
-    # batch norm uses the mean and standard deviation of the batch; in eval mode, dropout does
-    # nothing, and batch norm uses running averages from training.
-    X_test = X_test[: args.limit].to(device)
-    with torch.no_grad():
-        training.model.eval()
-        outputs = training.model(X_test)
-        training.model.train()  # for this comparison only: it also moves the running averages
-        eval_difference = (training.model(X_test) - outputs).abs().max().item()
-    _, predicted = torch.max(outputs.cpu(), 1)
-    accuracy = (predicted == y_test[: args.limit]).float().mean().item()
-    print(f"Without eval(), the outputs differ by up to {eval_difference:.2f}")
+    # Beyond the video: what eval() changes (in class Model, nothing). In train mode, dropout sets
+    # random values to 0 and scales up the others; batch norm uses the mean and standard deviation
+    # of the batch, so an image's result depends on the others, and one image alone raises an error.
+    # In eval mode, dropout does nothing, and batch norm uses running averages from training.
+    # (Gradients are another matter: no_grad() turns them off.)
+    batch_sizes = (2, 4, 8, 16, 450)
+    with_eval = [test(resumed.model, n, train_mode=False) for n in batch_sizes]
+    without_eval = [test(resumed.model, n, train_mode=True) for n in batch_sizes]
+    for n, right, wrong in zip(batch_sizes, with_eval, without_eval):
+        print(f"Test images in batches of {n}: {right:.1%} with eval(), {wrong:.1%} without")
 
-    epochs = range(1, args.epochs + 1)
-    figure, ax = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    ax.plot(epochs, training.losses, linewidth=6, alpha=0.5, label="uninterrupted")
-    ax.plot(epochs[halfway:], resumed.losses[halfway:], "o--", markersize=4, label="resumed")
-    ax.axvline(halfway + 0.5, color="gray", linestyle=":", label="saved and loaded here")
-    ax.set(title="Resuming from a checkpoint", xlabel="epoch", ylabel="loss of the last batch")
-    ax.locator_params(axis="x", integer=True)
-    ax.legend()
-    figure.savefig(args.output_dir / "10_save_load.png")
-    if args.show:
-        plt.show()
-
-    # A plain torch.load reads all three files
-    print("State dict:", FILE)
-    print("Checkpoint:", CHECKPOINT_FILE)
+    draw(uninterrupted, resumed, batch_sizes, with_eval, without_eval, args)
     print("Checkpoint for --resume:", TRAINING_FILE)
-    print(f"Test accuracy: {accuracy:.1%} (digits)")
+    print(f"Test accuracy: {with_eval[-1]:.1%} (digits)")
     print("Figure:", args.output_dir / "10_save_load.png")
     return {
         "whole_model_error": whole_model_error,
         "state_dict_error": state_dict_error,
         "hostile_blocked": float(hostile_blocked),
         "resume_error": resume_error,
-        "eval_difference": eval_difference,
-        "accuracy": accuracy,
+        "eval_difference": with_eval[0] - without_eval[0],
+        "accuracy": with_eval[-1],
     }
 
 
 # Beyond the video
+def largest_difference(model_a, model_b):
+    """Return the largest absolute difference between their parameters and buffers."""
+    a, b = model_a.state_dict(), model_b.state_dict()
+    return max((a[name].cpu() - b[name].cpu()).abs().max().item() for name in a)
+
+
 class Hostile:
-    """An object whose pickle creates a folder when it is loaded."""
+    """An object whose file makes pickle call `print`, or any other function."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __reduce__(self):  # pickle saves what this returns: a function, and its arguments
+        return print, ("    This line was printed by a file. It could also have deleted yours.",)
 
-    def __reduce__(self) -> tuple:
-        """Tell pickle what to call, and with which arguments, to load this object."""
-        return os.mkdir, (str(self.folder),)
+
+def load_both_ways(thing, args):
+    """Save an object, load it with and without protection, and return if it was refused."""
+    file = args.output_dir / "10_save_load_trial.pth"
+    torch.save(thing, file)
+    try:
+        torch.load(file)
+        refused = False
+    except pickle.UnpicklingError:
+        refused = True
+    print(f"A file that holds a {type(thing).__name__} is refused by default: {refused}")
+    print("With weights_only=False, it is loaded, and does what it says")
+    torch.load(file, weights_only=False)
+    file.unlink()
+    return refused
 
 
 class Training:
-    """A model with its optimizer, scheduler, and losses."""
+    """A network for digits, and all that is needed to resume its training."""
 
-    def __init__(self, lr: float) -> None:
+    def __init__(self, lr):
         hidden = [nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.2)]
         self.model = nn.Sequential(*hidden, nn.Linear(64, 10)).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=lr)
-        self.scheduler = StepLR(self.optimizer, step_size=4, gamma=0.5)
-        self.losses: list[float] = []  # one for each epoch
+        self.scheduler = StepLR(self.optimizer, step_size=4, gamma=0.5)  # halves the learning rate
+        self.losses = []  # the mean loss of each epoch
 
-    def train(self, dataset: TensorDataset, num_epochs: int) -> None:
-        """Continue training until `num_epochs` epochs are complete."""
+    def train_until(self, num_epochs):
+        """Train until `num_epochs` epochs are complete."""
+        X_train, _, y_train, _ = load_data()
+        dataset = TensorDataset(X_train, y_train)
         train_loader = DataLoader(dataset, batch_size=32, shuffle=True, drop_last=True)
         self.model.train()
         while len(self.losses) < num_epochs:
+            running_loss = 0.0
             for images, labels in train_loader:
                 outputs = self.model(images.to(device))
                 loss = nn.functional.cross_entropy(outputs, labels.to(device))
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()
+                running_loss += loss.item()
             self.scheduler.step()
-            self.losses.append(loss.item())  # of the last batch
+            self.losses.append(running_loss / len(train_loader))
 
-    def save(self, path: Path) -> None:
+    def save(self, file):
         """Save a checkpoint atomically.
 
-        It is written to a temporary file, which then replaces `path`. If the process is killed,
-        `path` is the old file or the new one, never a partial file.
+        It is written to a temporary file, which then replaces `file`. If the process dies halfway,
+        the old checkpoint is still there.
         """
         checkpoint = {
-            "epoch": len(self.losses),
-            "losses": self.losses,
+            "losses": self.losses,  # their number is the epoch
             "model_state": self.model.state_dict(),
             "optim_state": self.optimizer.state_dict(),
             "scheduler_state": self.scheduler.state_dict(),
-            "rng_state": torch.get_rng_state(),  # shuffling and dropout draw from it
+            # Shuffling and dropout draw from PyTorch's random number generators. (Python's `random`
+            # and NumPy have generators of their own.)
+            "rng_state": torch.get_rng_state(),
             "cuda_rng_state": torch.cuda.get_rng_state_all(),  # an empty list without CUDA
         }
-        temporary = path.with_name(path.name + ".tmp")
+        temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")  # one for each process
         torch.save(checkpoint, temporary)
-        temporary.replace(path)
+        temporary.replace(file)
 
-    def load(self, path: Path) -> int:
-        """Restore a checkpoint and return its epoch. A damaged file can raise any exception."""
-        checkpoint = torch.load(path, map_location="cpu")  # RNG states must be on the CPU
+    def load(self, file):
+        """Restore a checkpoint. A damaged file can raise almost any exception."""
+        checkpoint = torch.load(file, map_location="cpu")  # RNG states must be on the CPU
         self.model.load_state_dict(checkpoint["model_state"])
         self.optimizer.load_state_dict(checkpoint["optim_state"])
         self.scheduler.load_state_dict(checkpoint["scheduler_state"])
         self.losses = checkpoint["losses"]
         torch.set_rng_state(checkpoint["rng_state"])
-        torch.cuda.set_rng_state_all(checkpoint["cuda_rng_state"][: torch.cuda.device_count()])
-        return checkpoint["epoch"]
+        n_gpus = torch.cuda.device_count()  # there may be fewer than where it was saved
+        torch.cuda.set_rng_state_all(checkpoint["cuda_rng_state"][:n_gpus])
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
+def train_twice(args, file):
+    """Train once without interruption, and once stopped halfway and resumed from `file`.
+
+    Return both trainings; `file` is a checkpoint of the finished one.
+    """
+    torch.manual_seed(args.seed)
+    uninterrupted = Training(args.lr)
+    uninterrupted.train_until(args.epochs)
+
+    torch.manual_seed(args.seed)
+    stopped = Training(args.lr)
+    stopped.train_until(args.epochs // 2)
+    stopped.save(file)
+
+    resumed = Training(args.lr)  # as a new process would
+    resumed.load(file)
+    resumed.train_until(args.epochs)
+    resumed.save(file)
+    return uninterrupted, resumed
+
+
+def resume(args):
+    """Resume the training in the file of --resume, save it there, and return its accuracy."""
+    training = Training(args.lr)
+    try:
+        training.load(args.resume)
+    except Exception as error:  # PyTorch's message goes on to suggest weights_only=False: cut it
+        sys.exit(f"Cannot resume from {args.resume}: {repr(error).partition('. ')[0]:.200}")
+    epoch = len(training.losses)
+    if epoch >= args.epochs:
+        sys.exit(f"{args.resume} is already at epoch {epoch}: pass a larger --epochs.")
+    training.train_until(args.epochs)
+    training.save(args.resume)
+    accuracy = test(training.model, 450, train_mode=False)
+    print(f"Resumed after epoch {epoch}, test accuracy after epoch {args.epochs}: {accuracy:.1%}")
+    return {"accuracy": accuracy}
+
+
+def test(model, batch_size, train_mode):
+    """Return the accuracy (0 to 1) on 450 test images."""
+    model = copy.deepcopy(model)  # train mode would change its running averages
+    model.train(train_mode)  # train(False) is eval()
+    _, X_test, _, y_test = load_data()
+    n_correct = 0
+    with torch.no_grad():
+        for images, labels in zip(X_test.split(batch_size), y_test.split(batch_size)):
+            _, predicted = torch.max(model(images.to(device)), 1)
+            n_correct += (predicted.cpu() == labels).sum().item()
+    return n_correct / len(y_test)
+
+
+def load_data():
+    """Return 1347 images to train on and 450 to test on, (N, 64), and their digits (N,)."""
+    X, y = load_digits(return_X_y=True)
+    X, y = torch.from_numpy(X / 16).float(), torch.from_numpy(y)
+    return train_test_split(X, y, random_state=0)
+
+
+def draw(uninterrupted, resumed, batch_sizes, with_eval, without_eval, args):
+    """Draw the losses of both trainings, and the accuracies by batch size; save the figure."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    epochs, halfway = range(1, args.epochs + 1), args.epochs // 2
+    left.plot(epochs, uninterrupted.losses, linewidth=4, alpha=0.5, label="uninterrupted")
+    left.plot(epochs[halfway:], resumed.losses[halfway:], "o--", label="resumed")
+    left.axvline(halfway + 0.5, color="gray", linestyle=":", label="saved and loaded here")
+    left.set(title="Resuming from a checkpoint", xlabel="epoch", ylabel="training loss")
+    left.set_yscale("log")
+    left.legend()
+    right.plot(batch_sizes, with_eval, "o-", label="with eval()")
+    right.plot(batch_sizes, without_eval, "s--", label="without eval()")
+    right.set(title="Test accuracy", xlabel="batch size", ylabel="accuracy", xscale="log")
+    right.legend()
+    figure.savefig(args.output_dir / "10_save_load.png")
+    if args.show:
+        plt.show()
+
+
+def parse_args(argv):
     """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.description = __doc__.splitlines()[0]
     parser.add_argument("--epochs", type=int, default=10, help="passes over the data")
     parser.add_argument("--lr", type=float, default=0.01, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
-    parser.add_argument("--limit", type=int, default=10**6, help="at most LIMIT samples per set")
-    parser.add_argument("--resume", type=Path, help="checkpoint to resume from (keeps its --lr)")
+    parser.add_argument("--resume", type=Path, help="resume this training, at its rate")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
-    if args.epochs < 1 or args.limit < 32 or not 0 < args.lr < float("inf"):
-        parser.error("--epochs must be at least 1, --limit 32, and --lr finite and above 0")
+    if args.epochs < 1 or not 0 < args.lr < float("inf"):
+        parser.error("--epochs must be at least 1, and --lr finite and above 0")
     return args
 
 
