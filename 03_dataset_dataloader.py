@@ -2,13 +2,13 @@
 
 A `Dataset` returns samples one at a time; a `DataLoader` groups them into batches, shuffled if you
 like. The 178 wines of the video are read from a CSV file and loaded in batches of 4. Then a
-classifier is trained with eight batch sizes: which takes the least time?
+classifier is trained with eight batch sizes, and the time that each takes is compared.
 
 You will learn
     - what epoch, batch size, and iteration mean
     - how to write a `Dataset`: `__getitem__` returns one sample, `__len__` the number of samples
     - what a `DataLoader` does: batches, shuffling, worker processes, the short last batch
-    - why the best batch size often lies between one sample and the whole dataset
+    - how the batch size trades the number of epochs against the time of each epoch
 
 Run (add --show to open the figure in a window)
     python 03_dataset_dataloader.py
@@ -18,12 +18,12 @@ Changes from the video
     - `next(dataiter)` replaces `dataiter.next()`, which PyTorch has removed.
     - The CSV file comes with scikit-learn, so the script runs from any folder. It has the label in
       the last column, not the first, and the classes 0 to 2, not 1 to 3.
-    - `num_workers` is 0: the script loads the batches itself, as starting two more processes takes
-      longer than reading so little data. Where such a process imports this file first (Windows and
-      macOS; Linux from Python 3.14 on), the guard `if __name__ == "__main__":` at the end is a
-      must. Without it, the import would run `main` again, and end in a RuntimeError.
-    - `FakeData`, random images, replaces MNIST, so that nothing has to be downloaded. Its transform
-      is what `ToTensor` is called today (lesson 04).
+    - `num_workers` is 0: the script loads the batches itself, as starting two workers takes longer
+      than reading so little data. On Windows and macOS (and on Linux from Python 3.14 on), each
+      worker is a new Python that imports this file first. Without `if __name__ == "__main__":` at
+      the end, it would run `main` again, and stop with a RuntimeError.
+    - `FakeData`, random images, replaces MNIST, so that nothing has to be downloaded. The transform
+      is what is recommended today in place of `ToTensor` (lesson 04).
 
 Try it (answers: docs/answers.md)
     - `--num-workers 2`: where does the run pause now, and why?
@@ -121,6 +121,7 @@ def main(argv=None):
     # Famous datasets are ready to use in torchvision.datasets. FakeData has 12 random images of
     # 28x28 pixels, each with a random class. For MNIST (lesson 09), the call is
     #     torchvision.datasets.MNIST(root="data", train=True, transform=to_tensor, download=True)
+    # to_tensor makes float tensors, from 0 to 1, of images.
     to_tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
     train_dataset = torchvision.datasets.FakeData(12, (1, 28, 28), transform=to_tensor)
     train_loader = DataLoader(dataset=train_dataset, batch_size=3, shuffle=True)
@@ -134,20 +135,20 @@ def main(argv=None):
     last_batch = total_samples % 4
     print(f"The last batch has {last_batch} samples")
 
-    # Beyond the video: how long until the loss is below 0.05, with one learning rate for all? Small
-    # batches need few epochs, as an epoch has many updates, but their epochs are slow. With large
-    # batches, epochs are quick, but have few updates. The time is the product, here shortest in
-    # between.
+    # Beyond the video: how long until the loss, checked after each epoch, is below 0.05, with the
+    # same learning rate for all? Small batches need few epochs, as an epoch has many updates, but
+    # slow ones, as each batch has a fixed cost, however small it is. Large batches make epochs
+    # quick, but with few updates. The time is the product, here shortest in between.
     print("Training until the loss is below 0.05, time including loading")
     epochs, seconds = {}, {}
     for batch_size in (1, 2, 4, 8, 16, 32, 64, 178):
         epochs[batch_size], seconds[batch_size] = time_training(dataset, batch_size, args)
         ms = 1000 * seconds[batch_size] / epochs[batch_size]
         print(f"batch size {batch_size:3}: {epochs[batch_size]:3} epochs of {ms:4.1f} ms")
-    # Two other things decide. Memory: 64 photos alone (3x224x224 float32 numbers each) take 39 MB,
+    # Two other things matter. Memory: 64 photos alone (3x224x224 float32 numbers each) take 39 MB,
     # all 1.28 million of ImageNet 771 GB. And larger batches allow larger learning rates: in
-    # proportion to the batch size, after a slow start, on ImageNet up to batches of 8,192 (Goyal et
-    # al., 2017).
+    # proportion to the batch size, if it is raised gradually at first, on ImageNet up to batches of
+    # 8,192 (Goyal et al., 2017).
 
     draw(epochs, seconds, args)
     times = ", ".join(f"{1000 * seconds[n]:.0f} ms with batches of {n}" for n in (1, 16, 178))
@@ -226,7 +227,7 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.description = __doc__.splitlines()[0]
     parser.add_argument("--epochs", type=int, default=max_epochs, help="at most this many epochs")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that load batches")
+    parser.add_argument("--num-workers", type=int, default=0, help="for the first loader")
     parser.add_argument("--lr", type=float, default=learning_rate, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")

@@ -124,16 +124,18 @@ def main(argv=None):
     print(type(features), type(labels))
     print(features, labels)
 
-    # Beyond the video: why not `inputs *= self.factor`, as in the video? This works in place. A row
-    # of x_data is a view, no copy, and from_numpy does not copy either, so `*=` writes into the
+    # Beyond the video: why not `inputs *= self.factor`, as in the video? `*=` works in place. A row
+    # of x_data is a view, not a copy, and from_numpy does not copy either, so `*=` writes into the
     # dataset. The first feature is read three times: 4 x 14.23 = 56.92 is right.
     readings = read_three_times(MulTransform(4))
     readings_in_place = read_three_times(MulTransformInPlace(4))
-    print("\nRead three times, in place:", readings_in_place)
+    print("\nRead three times:          ", readings)
+    print("Read three times, in place:", readings_in_place)
 
-    # Beyond the video: from a photo to the input of a network that was trained on ImageNet, as in
-    # lesson 08: 224x224 pixels, normalized with the mean and the standard deviation of ImageNet's
-    # red, green, and blue values. This Compose is there to copy.
+    # Beyond the video: from a photo to the input of a network that was trained on ImageNet (1.28
+    # million photos), as in lesson 08: 224x224 pixels, normalized with the mean and the standard
+    # deviation of ImageNet's red, green, and blue values. Copy it, and pass it to a dataset as
+    # transform=composed; the DataLoader then adds the dimension of the batch.
     photo = load_photo()  # for a file of your own: Image.open("photo.jpg").convert("RGB")
     composed = v2.Compose(
         [
@@ -146,14 +148,17 @@ def main(argv=None):
     )
     print_steps(composed, photo)
 
-    # Beyond the video: random transforms, for training only. RandomResizedCrop(224) takes the place
-    # of Resize and CenterCrop, and others may follow, so that a network rarely sees the same image
-    # twice, which reduces overfitting. The figure shows what each is for (see EXAMPLES, below).
+    # Beyond the video: random transforms, for training only. They draw anew each time that a photo
+    # is read, so that a network rarely sees the same image twice, which reduces overfitting.
+    # RandomResizedCrop(224) takes the place of Resize and CenterCrop; others can follow. The figure
+    # shows what each imitates (see EXAMPLES, below).
     draw(photo, args)
 
-    print(f"Read three times: {readings[0]}, {readings[1]}, {readings[2]} (wine)")
+    repeat_difference = max(readings) - min(readings)
+    in_place = max(readings_in_place) - min(readings_in_place)
+    print(f"Difference between reads: {repeat_difference:.2f}, in place {in_place:.2f} (wine)")
     print("Figure:", args.output_dir / "04_transforms.png")
-    return {"repeat_difference": max(readings) - min(readings), "n_transforms": len(EXAMPLES)}
+    return {"repeat_difference": repeat_difference, "n_transforms": len(EXAMPLES)}
 
 
 # Beyond the video
@@ -191,26 +196,27 @@ def print_steps(composed, photo):
         print(f"{type(transform).__name__:10} {tuple(image.shape)}, {image.dtype}, {values}")
 
 
-EXAMPLES = [  # a transform, strong enough to be seen, and what it stands for
-    (v2.CenterCrop(400), "for evaluation, not random"),
+EXAMPLES = [  # a transform, strong enough to be seen, and what it imitates
+    (v2.CenterCrop(400), "not random, for evaluation"),
     (v2.RandomResizedCrop(400, scale=(0.2, 0.5)), "nearer, or partly hidden"),
-    (v2.RandomHorizontalFlip(p=1.0), "the other side"),  # p: probability, 0.5 by default
+    (v2.RandomHorizontalFlip(p=1.0), "mirrored"),  # p: probability, 0.5 by default
     (v2.RandomRotation(30), "a tilted camera"),  # from -30 to 30 degrees
     (v2.RandomPerspective(p=1.0), "another point of view"),
     (v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5), "other light"),
-    (v2.GaussianBlur(kernel_size=21, sigma=5.0), "out of focus"),
+    (v2.GaussianBlur(kernel_size=21, sigma=5.0), "out of focus (not random)"),
 ]
 
 
 def draw(photo, args):
     """Draw a photo as it is, and after each of the EXAMPLES; save the figure."""
-    image = v2.functional.pil_to_tensor(photo)  # (3, 427, 640), from 0 to 255
-    image = image.to(device)  # transforms also run on the GPU
+    image = v2.functional.pil_to_tensor(photo)  # (3, 427, 640), from 0 to 255, as by ToImage
+    image = image.to(device)  # tensors can also be transformed on the GPU
     figure, axes = plt.subplots(2, 4, figsize=(13, 5.6), sharex=True, sharey=True)
     for ax, (transform, purpose) in zip(axes.flat, [(v2.Identity(), "the photo"), *EXAMPLES]):
         transformed = transform(image).permute(1, 2, 0)  # (C, H, W) -> (H, W, C)
         ax.imshow(transformed.cpu().numpy())
-        ax.set_title(f"{type(transform).__name__}: {purpose}", fontsize=9)
+        size = f"{transformed.shape[1]}x{transformed.shape[0]}"
+        ax.set_title(f"{type(transform).__name__}, {size}\n{purpose}", fontsize=9)
     figure.supxlabel("pixels")
     figure.tight_layout()
     args.output_dir.mkdir(parents=True, exist_ok=True)

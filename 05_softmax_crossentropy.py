@@ -1,8 +1,8 @@
 """05 · Softmax and cross-entropy
 
 Softmax turns the raw scores of a network, the logits, into probabilities; cross-entropy measures
-how wrong they are. Both are written by hand and with PyTorch. Then two networks are trained, and
-the cost of a common mistake is measured.
+how wrong they are. Both are written by hand and with PyTorch. Then networks are trained, with and
+without a common mistake.
 
     Linear -> logits [2.0, 1.0, 0.1] -> Softmax -> probabilities [0.66, 0.24, 0.10]
 
@@ -19,7 +19,7 @@ Run (add --show to open the figure in a window)
 Changes from the video
     - The binary network returns a logit for `BCEWithLogitsLoss`, which is also correct for large
       logits. The video has a sigmoid and `BCELoss` (see lesson 02).
-    - The video ends with the two networks. Here, smaller ones are also trained, on digits.
+    - The video ends with the two networks. Here, such networks are also trained, on digits.
 
 Try it (answers: docs/answers.md)
     - `--epochs 2000`: does the network with the extra softmax catch up in accuracy?
@@ -111,7 +111,7 @@ def main(argv=None):
     outputs = torch.softmax(x, dim=0)  # along the only axis, so that all three sum to 1
     print("softmax torch:", outputs)
 
-    # Cross-entropy. The loss increases as the probability of the true class diverges from 1.
+    # Cross-entropy. The loss increases as the probability of the true class moves away from 1.
     # Y is one-hot encoded: class 0 is [1 0 0], class 1 is [0 1 0], class 2 is [0 0 1]
     Y = np.array([1, 0, 0])
     Y_pred_good = np.array([0.7, 0.2, 0.1])  # probabilities
@@ -176,23 +176,25 @@ def main(argv=None):
 
     # Beyond the video: a softmax in the last layer, although CrossEntropyLoss applies its own. This
     # squeezes all outputs into 0..1. Even for a perfect [1, 0, ..., 0], the probability of the true
-    # class is exp(1) / (exp(1) + 9 · exp(0)) = 0.232, and the loss -log(0.232) = 1.46. And as the
-    # outputs hardly differ, gradients are small, so the same number of epochs teaches less.
+    # class is exp(1) / (exp(1) + 9 · exp(0)) = 0.232, and the loss -log(0.232) = 1.46. And on their
+    # way back, gradients are multiplied by the derivatives of the extra softmax, at most 0.25, so
+    # that the network learns less in the same number of epochs.
     accuracy_double, double_losses = train_multiclass(data, args, extra_softmax=True)
     print(f"Last training loss: {losses[-1]:.2f}, with an extra softmax {double_losses[-1]:.2f}")
 
     # Beyond the video: large logits. exp(1000) overflows to inf, and inf / inf is nan. Subtracting
-    # the largest logit first changes no probability (torch.softmax does so, too). But the second
-    # one is then rounded to 0, whose log is -infinity. CrossEntropyLoss takes logits, so it can
-    # compute the log of the softmax without the softmax, here 0 - 1000.
+    # the largest logit first, as torch.softmax does, too, avoids that, and does not change the
+    # probabilities. But that of class 1 is still rounded to 0, and the log of 0 cannot be computed.
+    # CrossEntropyLoss takes logits, so it can compute the log without the probability: 0 - 1000.
     x = np.array([1000.0, 0.0])
     with np.errstate(over="ignore", invalid="ignore"):  # hide NumPy's warnings
         print("softmax of 1000 and 0:", softmax(x), "stable:", stable_softmax(x))
-    large_loss = loss(torch.tensor([[1000.0, 0.0]]), torch.tensor([1]))
-    print(f"CrossEntropyLoss if class 1 is true: {large_loss.item():.0f}")
+    large_by_hand = cross_entropy(np.array([0, 1]), stable_softmax(x))  # clipped: -log(1e-15)
+    large_torch = loss(torch.tensor([[1000.0, 0.0]]), torch.tensor([1]))
+    print(f"Loss if class 1 is true: numpy {large_by_hand:.1f}, torch {large_torch.item():.1f}")
 
-    # Beyond the video: the sigmoid is a softmax over two classes, the second with logit 0. Divide
-    # by exp(z): exp(z) / (exp(z) + exp(0)) = 1 / (1 + exp(-z)).
+    # Beyond the video: the sigmoid is a softmax over two classes, with logits z and 0. Divide both
+    # parts of the fraction by exp(z): exp(z) / (exp(z) + exp(0)) = 1 / (1 + exp(-z)).
     print("sigmoid of 2:      ", torch.sigmoid(torch.tensor(2.0)))
     print("softmax of 2 and 0:", torch.softmax(torch.tensor([2.0, 0.0]), dim=0))
 
@@ -274,8 +276,8 @@ def draw(losses, double_losses, args):
     right.plot(range(1, args.epochs + 1), losses, label="logits")
     right.plot(range(1, args.epochs + 1), double_losses, "--", label="extra softmax")
     least = -math.log(math.e / (math.e + 9))
-    right.axhline(least, color="gray", linestyle=":", label=f"its least loss: {least:.2f}")
-    right.set(title="Which digit?", xlabel="epoch", ylabel="training loss", ylim=0)
+    right.axhline(least, color="gray", linestyle=":", label=f"lowest with it: {least:.2f}")
+    right.set(title="Which digit? Training", xlabel="epoch", ylabel="training loss", ylim=0)
     right.legend()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output_dir / "05_softmax_crossentropy.png")

@@ -1,6 +1,6 @@
 """06 · Activation functions
 
-An activation function goes between two linear layers; without it, they collapse into one. Five are
+Without activation functions between them, linear layers would collapse into one. Five are
 applied to the same numbers, each as a function and as a module. Then the video's network learns two
 half moons, with and without ReLU between its layers, and gradients go back through ten layers.
 
@@ -16,12 +16,14 @@ Run (add --show to open the figure in a window, as the video does)
 
 Changes from the video
     - The video uses one name for both options; here they are `NeuralNet1` and `NeuralNet2`.
-    - Beyond the video, `NeuralNet1` is trained, and gradients go back through ten layers.
+    - All curves are in one figure, with derivatives. Beyond the video, `NeuralNet1` is trained, and
+      gradients go back through ten layers.
 
 Try it (answers: docs/answers.md)
     - `--epochs 3000`: does the network without ReLU catch up?
     - In `gradient_by_layer`, change `range(9)` to `range(19)`. What happens to each curve?
-    - In `main`, train with `nn.Tanh()` instead of `nn.ReLU()`. How does the boundary change?
+    - In `main`, train with `nn.Tanh()` instead of `nn.ReLU()`. How does the boundary change? (The
+      output and the figure will still say ReLU.)
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=9753s (about 2:42:33), course scripts:
@@ -123,11 +125,13 @@ def main(argv=None):
 
     # In a network: classes NeuralNet1 (option 1) and NeuralNet2 (option 2), above. Which function?
     #     hidden layers           ReLU, if you do not know what to use. A unit that outputs 0 for
-    #                             all samples gets no gradient and may stay so: try leaky ReLU
-    #                             then. Tanh is common in recurrent networks, GELU in transformers.
-    #                             The step function cannot be trained: its derivative is 0.
-    #     last layer, binary      sigmoid for BCELoss; none for BCEWithLogitsLoss, which applies it
-    #     last layer, multiclass  none, as CrossEntropyLoss applies softmax
+    #                             all samples gets no gradient, as the derivative is 0 there, and
+    #                             may never recover; then try leaky ReLU. Others: tanh, and GELU, a
+    #                             smooth variant of ReLU. Not the step function: its derivative is 0
+    #                             everywhere, so gradient descent learns nothing.
+    #     last layer, binary      none for BCEWithLogitsLoss (recommended); sigmoid for BCELoss
+    #     last layer, multiclass  none, as CrossEntropyLoss applies softmax. (Apply softmax yourself
+    #                             to see probabilities.)
     #     last layer, regression  none, as the output may be any number
 
     # Beyond the video: two half moons cannot be separated by a straight line. Without ReLU, the
@@ -138,14 +142,14 @@ def main(argv=None):
     linear_model, acc_linear = train(nn.Identity(), X_train, X_test, y_train, y_test, args)
     relu_model, acc_relu = train(nn.ReLU(), X_train, X_test, y_train, y_test, args)
 
-    # Beyond the video: vanishing gradients. On its way back to the first layer, the gradient is
-    # multiplied by weights, and by the derivative of each activation function. That of the sigmoid
-    # is at most 0.25, that of ReLU 1 or 0.
+    # Beyond the video: vanishing gradients. On its way back to the first of ten hidden layers, the
+    # gradient is multiplied by weights, and by the derivative of each activation function. That of
+    # the sigmoid is at most 0.25. That of ReLU is 1 or 0, for which larger random weights make up.
     sigmoid_gradients = gradient_by_layer(torch.sigmoid, nn.init.xavier_normal_, X_train, y_train)
     relu_gradients = gradient_by_layer(torch.relu, nn.init.kaiming_normal_, X_train, y_train)
-    print("Mean absolute gradient of the weights in the last and in the first hidden layer")
-    print(f"sigmoid: {sigmoid_gradients[-1]:.1e}, {sigmoid_gradients[0]:.1e}")
-    print(f"ReLU:    {relu_gradients[-1]:.1e}, {relu_gradients[0]:.1e}")
+    print("Mean absolute gradient of the weights")
+    for name, values in (("sigmoid", sigmoid_gradients), ("ReLU", relu_gradients)):
+        print(f"{name}: last hidden layer {values[-1]:.1e}, first {values[0]:.1e}")
 
     # The curves of the video's second script, and the results above
     models = {"without ReLU": linear_model, "with ReLU": relu_model}
@@ -171,9 +175,9 @@ def load_moons():
 
 def train(activation, X_train, X_test, y_train, y_test, args):
     """Train a NeuralNet1 with this activation between its layers; return it and its accuracy."""
-    torch.manual_seed(args.seed)  # the same start for all
+    torch.manual_seed(args.seed)  # the same initial weights for every model
     model = NeuralNet1(input_size=2, hidden_size=16).to(device)
-    model.relu = activation
+    model.relu = activation  # replaces the ReLU that was made in __init__
     criterion = nn.BCELoss()  # as NeuralNet1 ends in a sigmoid
     optimizer = torch.optim.SGD(model.parameters(), lr=args.lr)
     for epoch in range(args.epochs):
@@ -189,9 +193,10 @@ def train(activation, X_train, X_test, y_train, y_test, args):
 def gradient_by_layer(activation, initialize, X, y):
     """Return the mean absolute gradient of the weights of ten hidden layers, before training.
 
-    `initialize` is the usual one for each activation. He initialization (He et al., 2015; PyTorch
-    calls it "kaiming") keeps the size of the values from layer to layer for ReLU. Xavier (Glorot
-    and Bengio, 2010) assumes a slope of 1 at 0, which the sigmoid does not have.
+    `initialize` fills the weights with random numbers, at the scale that is usual for each
+    activation. He initialization (He et al., 2015; PyTorch calls it "kaiming") is made for ReLU: it
+    keeps the size of values, and here of gradients, from layer to layer. Xavier (Glorot and Bengio,
+    2010) does so for functions with a slope of about 1 near 0; that of the sigmoid is a quarter.
     """
     layers = [nn.Linear(2, 64).to(device)]
     for i in range(9):
@@ -212,18 +217,20 @@ def draw(models, X, y, sigmoid_gradients, relu_gradients, args):
     figure, axes = plt.subplot_mosaic("ABCDE;FGHHH", figsize=(14, 7), layout="constrained")
     x = torch.linspace(-4, 4, 401, requires_grad=True)
     curves = {"sigmoid": torch.sigmoid(x), "tanh": torch.tanh(x), "ReLU": torch.relu(x)}
-    curves |= {"leaky ReLU (slope 0.1)": F.leaky_relu(x, 0.1), "step": torch.heaviside(x, 0 * x)}
+    step = (x > 0).float() + 0 * x  # `+ 0 * x` connects it with x, for backward()
+    curves |= {"leaky ReLU (here 0.1 * x)": F.leaky_relu(x, 0.1), "step": step}
     for letter, (title, outputs) in zip("ABCDE", curves.items()):
+        # backward() needs one number. An output depends on its own x only, so the gradient of the
+        # sum of all outputs is the derivative at each x.
+        x.grad = None
+        outputs.sum().backward()
         axes[letter].plot(x.detach(), outputs.detach(), label="function")
+        axes[letter].plot(x.detach(), x.grad, "--", label="derivative")
         axes[letter].set(title=title, xlabel="x", ylim=(-1.2, 2.2))
-        if title != "step":  # an output depends on one x only, so their sum has all derivatives
-            outputs.sum().backward()
-            axes[letter].plot(x.detach(), x.grad, "--", label="derivative")
-            x.grad = None
     axes["A"].axhline(0.25, color="gray", linestyle=":", label="0.25")
     axes["A"].legend()
 
-    # The models' predictions at 8000 points that cover the plane
+    # The models' predictions at 8000 points that cover the plane: each x1 with each x2
     x1, x2 = torch.meshgrid(torch.linspace(-2, 3, 100), torch.linspace(-2, 2, 80), indexing="xy")
     grid = torch.stack([x1.flatten(), x2.flatten()], dim=1).to(device)  # (8000, 2)
     for letter, (title, model) in zip("FG", models.items()):
@@ -239,8 +246,12 @@ def draw(models, X, y, sigmoid_gradients, relu_gradients, args):
     layers = range(1, len(relu_gradients) + 1)
     axes["H"].plot(layers, sigmoid_gradients, "s-", label="sigmoid")
     axes["H"].plot(layers, relu_gradients, "o--", label="ReLU")
-    axes["H"].set(title="Gradients before training", xlabel="hidden layer", yscale="log")
-    axes["H"].set_ylabel("mean absolute gradient")
+    axes["H"].set(
+        title=f"{len(layers)} hidden layers, before training",
+        xlabel="hidden layer",
+        yscale="log",
+    )
+    axes["H"].set_ylabel("mean absolute weight gradient")
     axes["H"].legend()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output_dir / "06_activations.png")

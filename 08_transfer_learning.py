@@ -18,7 +18,7 @@ Run (add --show to open the figure in a window)
 
 Changes from the video
     - `weights=ResNet18_Weights.DEFAULT` replaces `pretrained=True`, which is deprecated. The
-      transforms use ImageNet's mean and std (video: 0.5 and 0.25), as the weights expect them.
+      transforms (lesson 04's v2) use ImageNet's mean and std, as the weights expect them.
     - `train_model` takes `dataloaders`, a global variable in the video, and also returns the
       validation accuracy of each epoch. Batch norm in frozen layers stays in eval mode.
     - Fine-tuning also uses momentum. There are 8 epochs instead of 25.
@@ -63,8 +63,10 @@ device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # Hyper-parameters (defaults: flags such as --epochs override them, see parse_args)
 num_epochs = 8
 learning_rate = 0.001
-batch_size = {"train": 4, "val": 50}  # video: 4 and 4; validation gives the same result, faster
+batch_size = {"train": 4, "val": 50}  # video: 4 for both; in validation, more is only faster
 
+# ToDtype with scale: 0..255 -> 0..1. Training photos are cropped and flipped at random, to reduce
+# overfitting; validation photos are not, so that results are comparable.
 mean = np.array([0.485, 0.456, 0.406])  # of the red, green, and blue values of ImageNet's photos
 std = np.array([0.229, 0.224, 0.225])
 to_tensor = v2.Compose(
@@ -130,14 +132,14 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs=
             if phase == "train":
                 scheduler.step()  # once per epoch
 
-            # Acc may be lower for train than for val, as the weights still change during the epoch,
-            # photos are cropped at random, and batch norm is rough in batches of 4
+            # Acc may be lower for train than for val, as the weights still improve in the epoch,
+            # photos are cropped at random, and batch norm's statistics are noisy in batches of 4
             epoch_loss = running_loss / len(dataloaders[phase].dataset)
             epoch_acc = running_corrects / len(dataloaders[phase].dataset)
             result = f"Loss: {epoch_loss:.4f} Acc: {epoch_acc:.4f}"
             print(f"Epoch {epoch + 1}/{num_epochs} {phase} {result}", flush=True)
 
-        val_accuracies.append(epoch_acc)
+        val_accuracies.append(epoch_acc)  # that of val, the last phase
         if epoch_acc > best_acc:
             best_acc = epoch_acc
             best_model_wts = copy.deepcopy(model.state_dict())
@@ -208,7 +210,7 @@ def main(argv=None):
     print("\nConvNet as fixed feature extractor")
     model_conv = copy.deepcopy(pretrained)
     for param in model_conv.parameters():
-        param.requires_grad = False  # backward() computes no gradient for it
+        param.requires_grad = False  # no gradient is computed for it, so an epoch is faster
 
     # Parameters of newly constructed modules have requires_grad=True by default
     model_conv.fc = nn.Linear(num_ftrs, len(class_names))
@@ -221,10 +223,10 @@ def main(argv=None):
         model_conv, criterion, optimizer_conv, exp_lr_scheduler, dataloaders, num_epochs
     )
 
-    # Beyond the video: what the same network learns from these images alone. With digits, its first
-    # epochs look worse than they are: batch norm's running averages, which validation uses, move a
-    # tenth of the way in each batch, and an epoch has only five. With averages over all training
-    # images, the best epoch would reach 83% instead of 80% (mean of seeds 0-4).
+    # Beyond the video: what the same network learns from these images alone, in as few epochs and
+    # at the same small learning rate. (With five batches of digits an epoch, its first validations
+    # are worse than the network: the running averages of batch norm, explained below, lag behind.
+    # With averages of all training images, the best epoch has 83%, not 80%, mean of seeds 0-4.)
     print("\nRandomly initialized network")
     scratch = train_from_scratch(dataloaders, len(class_names), num_epochs, learning_rate)
 
@@ -232,7 +234,7 @@ def main(argv=None):
     FILE = args.output_dir / f"08_transfer_learning_{data_name}.pth"
     torch.save({"model_state": model.state_dict(), "class_names": class_names}, FILE)
 
-    # The best epoch is chosen on the validation images, so the accuracies are optimistic. Both
+    # The best epoch is chosen on the validation images, so the accuracies are optimistic. And both
     # tasks are close to the pretraining task: ants and bees are among ImageNet's classes, and the
     # name of a digit tells if it is even.
     accuracies = {"fine-tuned": finetuned, "frozen": frozen, "randomly initialized": scratch}
@@ -252,9 +254,9 @@ def main(argv=None):
 def keep_frozen_batch_norm(model):
     """Put batch norm in frozen layers into eval mode.
 
-    Batch norm shifts and scales its inputs to zero mean and unit standard deviation: in train mode
-    with the mean and standard deviation of the batch, in eval mode with running averages of both,
-    which train mode updates. A frozen layer would thus go on changing.
+    Batch norm brings its inputs to zero mean and unit standard deviation, then applies a learned
+    weight and bias. In train mode, it takes mean and standard deviation from the batch, and updates
+    running averages of both, which eval mode uses. In a frozen layer, these must not change.
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
@@ -311,7 +313,8 @@ def draw(accuracies, model, dataloader, class_names, args):
     for position, i in enumerate(values.argsort()[:6].tolist()):
         plt.subplot(2, 6, 7 + position)
         predicted = f"{class_names[preds[i]]} ({values[i]:.0%})"
-        imshow(inputs[i], f"fine-tuned: {predicted}\ntrue: {class_names[labels[i]]}")
+        imshow(inputs[i], f"{predicted}\ntrue: {class_names[labels[i]]}")
+    plt.gcf().supxlabel("The least certain predictions of the fine-tuned network in one batch")
     plt.tight_layout()
     plt.savefig(args.output_dir / "08_transfer_learning.png")
     if args.show:
@@ -407,7 +410,7 @@ def prepare_network_for_digits(limit):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    print("(There are no ImageNet weights offline: a network that can name digits was prepared.)")
+    print("(In place of ImageNet's weights, a network was prepared that can name digits.)")
     return model
 
 

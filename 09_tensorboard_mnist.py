@@ -113,12 +113,12 @@ def main(argv=None):
     example_data, example_targets = next(examples)  # (100, 1, 28, 28) and (100,)
     plt.figure(figsize=(13, 8))
     for i in range(min(6, batch_size)):
-        plt.subplot(3, 6, i + 1)
+        plt.subplot(3, 6, i + 1)  # row 1; `draw` fills rows 2 and 3
         plt.imshow(example_data[i][0].numpy(), cmap="gray")
         plt.title(f"test image: {example_targets[i]}")
         plt.axis("off")
 
-    # TensorBoard, Images tab. Look for wrong colors and for images upside down.
+    # TensorBoard, Images tab. Look for images that are black, or upside down.
     img_grid = torchvision.utils.make_grid(example_data)
     test_writer.add_image("mnist_images", img_grid)
 
@@ -130,8 +130,9 @@ def main(argv=None):
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
 
     # TensorBoard, Graphs tab. Double-click NeuralNet: are all layers there, and in order?
-    with warnings.catch_warnings():  # add_graph uses torch.jit.trace, which is deprecated (not
-        warnings.simplefilter("ignore")  # supported from Python 3.14 on) and warns, but still works
+    # (add_graph works, but warns that torch.jit.trace, which it uses, is deprecated: hide that.)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         writer.add_graph(model, example_data.reshape(-1, 28 * 28).to(device))
 
     # 3) Training loop
@@ -195,24 +196,27 @@ def main(argv=None):
             acc = n_correct / n_samples
             test_loss /= n_samples
             print(f"Accuracy of the network: {acc:.1%}, test loss: {test_loss:.4f}", flush=True)
-        log_epoch(writer, test_writer, model, acc, test_loss, epoch * n_total_steps + i)
+        step = epoch * n_total_steps + len(train_loader) - 1  # the last one of the epoch
+        log_epoch(writer, test_writer, model, acc, test_loss, step)
 
     # cat concatenates the batches of the last test: (10000, 10) and (10000,)
     class_preds = torch.cat(class_preds)
     class_labels = torch.cat(class_labels)
 
     # TensorBoard, PR Curves tab: each digit against all others. An image counts as a 3 if its
-    # probability of a 3 is above a threshold. Precision is the fraction of these images that are
-    # 3s, recall the fraction of all 3s that are among them. A lower threshold raises recall and
-    # usually costs precision. Look for a curve that leaves the top right corner.
+    # probability of a 3 is above a threshold (while the accuracy goes by the largest probability).
+    # Precision is the fraction of these images that are 3s, recall the fraction of all 3s that are
+    # among them. A lower threshold never lowers recall, but usually precision. Look for a curve
+    # that stays away from the top right corner.
     classes = range(10)
     for i in classes:
         labels_i = class_labels == i
         preds_i = class_preds[:, i]
         test_writer.add_pr_curve(str(i), labels_i, preds_i, global_step=0)
 
-    # Beyond the video: each curve as a number, its average precision (the area under the curve, at
-    # best 1), and the mistakes of which the network was surest, also in the Images tab
+    # Beyond the video: the average precision of each digit, which is the area under its curve (1:
+    # all images of the digit have higher probabilities than all others), and the mistakes of which
+    # the network was surest, also in the Images tab. (High probabilities are no guarantee.)
     class_preds, class_labels = class_preds.cpu(), class_labels.cpu()
     average_precisions = draw(test_dataset, class_labels, class_preds, test_writer, args)
     for i in classes:
@@ -245,7 +249,7 @@ def log_epoch(writer, test_writer, model, acc, test_loss, step):
     test_writer.add_scalar("accuracy", acc, step)
     for name, parameter in model.named_parameters():
         writer.add_histogram(name, parameter, step)
-    writer.flush()  # so that the log is complete, even after Ctrl-C
+    writer.flush()  # so that the log is complete up to here, even after Ctrl-C
     test_writer.flush()
 
 
@@ -256,10 +260,12 @@ def draw(test_dataset, class_labels, class_preds, test_writer, args):
     """
     confidence, predicted = torch.max(class_preds, 1)
     confidence[predicted == class_labels] = 0  # only mistakes keep theirs
-    surest = [i for i in confidence.argsort(descending=True)[:6].tolist() if confidence[i] > 0]
+    surest = confidence.argsort(descending=True)[:6].tolist()
+    surest = [i for i in surest if confidence[i] > 0]  # there may be fewer than six mistakes
     for position, i in zip((7, 8, 9, 13, 14, 15), surest):  # the left half of rows 2 and 3
         plt.subplot(3, 6, position)
-        plt.imshow(test_dataset[i][0][0].numpy(), cmap="gray")
+        image, label = test_dataset[i]  # (1, 28, 28)
+        plt.imshow(image[0].numpy(), cmap="gray")
         plt.title(f"{confidence[i]:.1%} a {predicted[i]}, is a {class_labels[i]}", fontsize=10)
         plt.axis("off")
 

@@ -7,7 +7,7 @@ by name. A checkpoint also saves the state of the training.
 
 You will learn
     - how to save and load a whole model, a state dict, and a checkpoint, also across devices
-    - why `torch.load` refuses whole models by default, and how that stops a hostile file
+    - why `torch.load` refuses whole models by default, and how that can stop a hostile file
     - what a checkpoint needs so that training resumes as if it had never stopped
     - what `model.eval()` changes
 
@@ -109,7 +109,7 @@ def main(argv=None):
         "model_state": model.state_dict(),
         "optim_state": optimizer.state_dict(),
     }
-    print(optimizer.state_dict())  # "state" is empty before the first step; SGD's, without momentum
+    print(optimizer.state_dict())  # "state" is empty until the first step with momentum
     CHECKPOINT_FILE = args.output_dir / "10_save_load_checkpoint.pth"
     torch.save(checkpoint, CHECKPOINT_FILE)
 
@@ -125,9 +125,9 @@ def main(argv=None):
 
     model.eval()  # to predict; model.train() to go on training
 
-    # Save on GPU or CPU. map_location is where torch.load puts the tensors of the file, by default
-    # where they were saved. load_state_dict then copies them to wherever the model is. "cuda" is
-    # the current GPU, "cuda:0" the first one, "cuda:1" the second.
+    # Save on GPU or CPU. map_location is where torch.load puts the tensors, by default where they
+    # were saved, which is an error without a GPU. load_state_dict then copies them to wherever the
+    # model is. "cuda" is the current GPU, "cuda:0" the first one, "cuda:1" the second.
     if torch.cuda.is_available():
         # 1) Save on GPU, load on CPU
         model.to("cuda")
@@ -174,7 +174,7 @@ def main(argv=None):
 
     # Beyond the video: what eval() changes (in class Model, nothing). In train mode, dropout sets
     # random values to 0 and scales up the others; batch norm uses the mean and standard deviation
-    # of the batch, so an image's result depends on the others, and one image alone raises an error.
+    # of the batch, so an image's result depends on the others (here, one image alone is an error).
     # In eval mode, dropout does nothing, and batch norm uses running averages from training.
     # (Gradients are another matter: no_grad() turns them off.)
     batch_sizes = (2, 4, 8, 16, 450)
@@ -205,14 +205,14 @@ def largest_difference(model_a, model_b):
 
 
 class Hostile:
-    """An object whose file makes pickle call `print`, or any other function."""
+    """An object whose file does not contain it, but a call of `print`. It could be any function."""
 
     def __reduce__(self):  # pickle saves what this returns: a function, and its arguments
         return print, ("    This line was printed by a file. It could also have deleted yours.",)
 
 
 def load_both_ways(thing, args):
-    """Save an object, load it with and without protection, and return if it was refused."""
+    """Save an object, load it with and without protection; return whether it was refused."""
     file = args.output_dir / "10_save_load_trial.pth"
     torch.save(thing, file)
     try:
@@ -220,9 +220,9 @@ def load_both_ways(thing, args):
         refused = False
     except pickle.UnpicklingError:
         refused = True
-    print(f"A file that holds a {type(thing).__name__} is refused by default: {refused}")
-    print("With weights_only=False, it is loaded, and does what it says")
-    torch.load(file, weights_only=False)
+    print(f"torch.load refuses the file of a {type(thing).__name__}: {refused}")
+    print("With weights_only=False, the file is loaded:")
+    print("   ", torch.load(file, weights_only=False))
     file.unlink()
     return refused
 
@@ -266,8 +266,8 @@ class Training:
             "model_state": self.model.state_dict(),
             "optim_state": self.optimizer.state_dict(),
             "scheduler_state": self.scheduler.state_dict(),
-            # Shuffling and dropout draw from PyTorch's random number generators. (Python's `random`
-            # and NumPy have generators of their own.)
+            # Where PyTorch's random number generators stand in their sequences: shuffling and
+            # dropout draw from them. (Python's `random` and NumPy have generators of their own.)
             "rng_state": torch.get_rng_state(),
             "cuda_rng_state": torch.cuda.get_rng_state_all(),  # an empty list without CUDA
         }
@@ -351,13 +351,14 @@ def draw(uninterrupted, resumed, batch_sizes, with_eval, without_eval, args):
     epochs, halfway = range(1, args.epochs + 1), args.epochs // 2
     left.plot(epochs, uninterrupted.losses, linewidth=4, alpha=0.5, label="uninterrupted")
     left.plot(epochs[halfway:], resumed.losses[halfway:], "o--", label="resumed")
-    left.axvline(halfway + 0.5, color="gray", linestyle=":", label="saved and loaded here")
+    left.axvline(halfway, color="gray", linestyle=":", label="saved and loaded here")
     left.set(title="Resuming from a checkpoint", xlabel="epoch", ylabel="training loss")
     left.set_yscale("log")
     left.legend()
     right.plot(batch_sizes, with_eval, "o-", label="with eval()")
     right.plot(batch_sizes, without_eval, "s--", label="without eval()")
     right.set(title="Test accuracy", xlabel="batch size", ylabel="accuracy", xscale="log")
+    right.set_xticks(batch_sizes, labels=batch_sizes)
     right.legend()
     figure.savefig(args.output_dir / "10_save_load.png")
     if args.show:
@@ -371,7 +372,7 @@ def parse_args(argv):
     parser.add_argument("--epochs", type=int, default=10, help="passes over the data")
     parser.add_argument("--lr", type=float, default=0.01, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
-    parser.add_argument("--resume", type=Path, help="resume this training, at its rate")
+    parser.add_argument("--resume", type=Path, help="resume this training (without --lr)")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
