@@ -37,15 +37,101 @@ NAMES = {"cifar10": "CIFAR-10", "mnist": "MNIST"}
 # What docs/answers.md quotes: for each lesson, runs with these flags and changes of the source. A
 # change is a pair (old text, new text); the old text must appear exactly once in the lesson.
 VARIANTS = {
+    "01": [
+        ("--lr 0.01", []),
+        ("--lr 0.01 --epochs 500", []),
+        ("--lr 0.9", []),
+        ("--lr 1", []),
+        ("", [("    y = y.view(y.shape[0], 1)", "    # y.view(y.shape[0], 1)")]),
+    ],
     "02": [
         ("--lr 0.01 --epochs 1000", []),
-        ("", [("threshold in (0.5, 0.9):", "threshold in (0.5, 0.9, 0.99):")]),
+        (
+            "",
+            [
+                ("    X_train = sc.fit_transform(X_train)", "    # sc.fit_transform(X_train)"),
+                ("    X_test = sc.transform(X_test)", "    # sc.transform(X_test)"),
+            ],
+        ),
+        ("", [("careful = 0.9\n", "careful = 0.99\n")]),
+    ],
+    "03": [
+        ("--num-workers 2", []),
+        ("--lr 5", []),
+        (
+            "",
+            [
+                (
+                    "batch_size=4, shuffle=True, num_workers=args",
+                    "batch_size=4, shuffle=False, num_workers=args",
+                )
+            ],
+        ),
+    ],
+    "04": [
+        ("--seed 1", []),
+        ("", [("v2.ToDtype(torch.float32, scale=True),", "v2.ToDtype(torch.float32),")]),
+        (
+            "",
+            [
+                ("v2.Resize(256),", "v2.CenterCrop(224),  #"),
+                ("v2.CenterCrop(224),\n", "v2.Resize(256),\n"),
+            ],
+        ),
+    ],
+    "05": [
+        ("--epochs 2000", []),
+        ("", [("    x = torch.tensor([2.0, 1.0, 0.1])", "    x = torch.tensor([1.0, 1.0, 1.0])")]),
+        ("", [("model(X_test).view(-1) > 0", "model(X_test).view(-1) > 0.5")]),
+    ],
+    "06": [
+        ("--epochs 3000", []),
+        ("", [("for i in range(9):", "for i in range(19):")]),
+        ("", [("train(nn.ReLU(), X_train", "train(nn.Tanh(), X_train")]),
     ],
     "07": [
-        ("--dataset digits", [("self.fc1 = nn.Linear(16 * 5 * 5,", "self.fc1 = nn.Linear(576,")]),
+        ("--dataset digits", [("nn.Linear(16 * 5 * 5, 120)", "nn.Linear(16 * 6 * 6, 120)")]),
+        (
+            "--dataset digits",
+            [
+                ("nn.Linear(16 * 5 * 5, 120)", "nn.Linear(16 * 6 * 6, 120)"),
+                ("x.view(-1, 16 * 5 * 5)", "x.view(-1, 16 * 6 * 6)"),
+            ],
+        ),
+        ("--dataset digits --lr 0.2", []),
+        ("", [("    print_table(", "    print(matrix)\n    print_table(")]),
+    ],
+    "08": [
+        ("--seed 1", []),
+        ("--seed 2", []),
+        ("--seed 3", []),
+        ("--epochs 25", []),
+    ],
+    "09": [("--lr 0.03", []), ("--epochs 20", []), ("", [])],
+    "10": [
+        (
+            "",
+            [
+                (
+                    '\n    model.load_state_dict(checkpoint["model_state"])',
+                    "\n    model.load_state_dict(checkpoint)",
+                )
+            ],
+        ),
+        (
+            "",
+            [
+                (
+                    "    model = Model(n_input_features=6)\n    optimizer",
+                    "    model = Model(n_input_features=5)\n    optimizer",
+                )
+            ],
+        ),
+        ("", [("torch.set_rng_state(", "id(")]),
+        ("", [('"epoch": 90,', '"epoch": __import__("numpy").float64(90),')]),
     ],
 }
-LAST_LINES = 25  # of a variant's output are printed
+LAST_LINES = 35  # of a variant's output are printed
 
 
 def run(lesson: Path, flags: list[str], folder: Path, check: bool = True) -> str:
