@@ -14,7 +14,7 @@ Run (add --show to open the figure in a window)
     python 09_tensorboard_mnist.py
     python 09_tensorboard_mnist.py --epochs 1 --batch-size 64   (as in the video)
     python 09_tensorboard_mnist.py --dataset digits             (without a download)
-    tensorboard --logdir runs    (then open http://localhost:6006 in a browser)
+    tensorboard --logdir runs   (then open http://localhost:6006; ">" at its top shows more tabs)
 
 Changes from the video
     - Two writers, in the folders `train` and `test`, log under the same tags (names), so that both

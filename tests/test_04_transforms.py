@@ -1,39 +1,77 @@
-"""Lesson 04: transforms that leave the data alone, and a photo that goes through several."""
+"""Lesson 04: transforms that leave the dataset alone, and a photo after each of them."""
 
 import re
 
+import numpy as np
 import pytest
 import torch
-from conftest import load_lesson
+from helpers import load_lesson, numbers, run, run_once, spy
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_sample_image, load_wine
-from torchvision.transforms import v2
-from torchvision.transforms.v2.functional import center_crop, normalize, resize
+from torchvision.models import ResNet18_Weights
 
 lesson = load_lesson("04")
+wine = load_wine()
+photo = load_sample_image("china.jpg")  # (427, 640, 3)
 
 
-def test_the_wine_transforms():
-    wine, dataset = load_wine(), lesson.WineDataset()
-    features, label = dataset[100]
-    assert features == pytest.approx(wine.data[100]) and label == wine.target[100]
-    in_place = lesson.MulTransformInPlace(3)  # it changes the dataset
-    for transform, factors in ((lesson.MulTransform(3), (3, 3, 3)), (in_place, (3, 9, 27))):
-        dataset.transform = v2.Compose([lesson.ToTensor(), transform])
-        for factor in factors:
-            inputs, label = dataset[100]
-            assert inputs.tolist() == pytest.approx((wine.data[100] * factor).tolist())
-            assert torch.is_tensor(inputs) and label.item() == wine.target[100]  # not multiplied
+def drawn(seed):
+    """Return the images of the figure by the names of their transforms."""
+    axes = run_once(lesson, f"--seed={seed}").axes
+    return {re.match(r"\w+", ax.get_title())[0]: ax.images[0].get_array().data for ax in axes}
 
 
-def test_the_photo_goes_through_each_step(tmp_path, capsys):
-    metrics = lesson.main(["--output-dir", str(tmp_path)])
-    assert metrics == {"repeat_difference": 0, "n_transforms": 11}
-    out = capsys.readouterr().out
-    resized = resize(torch.from_numpy(load_sample_image("flower.jpg").copy()).permute(2, 0, 1), 256)
-    assert f"{tuple(resized.shape)}, torch.uint8" in out
-    image = center_crop(resized, 224) / 255
-    image = normalize(image, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    last_step = r"Normalize .*\(3, 224, 224\), torch.float32, from (\S+) to (\S+)"
-    found = [float(value) for value in re.search(last_step, out).groups()]
-    assert found == pytest.approx([image.min().item(), image.max().item()], rel=0.01)
-    assert "[56.92, 56.92, 56.92]" in out and "[56.92, 227.68, 910.72]" in out
+def test_the_dataset_gives_arrays_then_tensors_then_multiplied_tensors():
+    with spy(lesson.WineDataset, "__init__") as init:
+        run(lesson)
+    datasets = [call.args[0] for call in init.call_args_list]
+    for dataset, kind, factor in zip(datasets, (np.ndarray, torch.Tensor, torch.Tensor), (1, 1, 4)):
+        for index in (0, 100, len(dataset) - 1):
+            features, label = dataset[index]
+            assert type(features) is type(label) is kind and len(dataset) == 178
+            assert_allclose(features, factor * wine.data[index], rtol=1e-6)
+            assert label.tolist() == [wine.target[index]]  # not multiplied
+
+
+def test_only_multiplication_in_place_changes_what_is_read_next():
+    first = wine.data[0, 0]
+    assert_allclose(lesson.read_three_times(lesson.MulTransform(2)), 3 * [2 * first])
+    in_place = lesson.read_three_times(lesson.MulTransformInPlace(2))
+    assert_allclose(in_place, [2 * first, 4 * first, 8 * first])
+    done = run_once(lesson, "--seed=0")
+    assert_allclose(numbers(done.output, "Read three times:"), 3 * [4 * first])
+    assert_allclose(numbers(done.output, "Difference between reads:"), [0, 64 * first - 4 * first])
+    assert done.metrics == {"repeat_difference": 0, "n_transforms": 7}
+
+
+def test_the_transforms_to_copy_are_those_of_the_pretrained_weights():
+    with spy(lesson, "print_steps") as print_steps:
+        output = run(lesson).output
+    composed, image = print_steps.call_args.args
+    expected = ResNet18_Weights.DEFAULT.transforms()(torch.tensor(photo).permute(2, 0, 1))
+    assert_allclose(composed(image), expected, atol=0.02)  # 1 of 255
+    for transform in composed.transforms:
+        image = transform(image)
+        values = [8 * image.dtype.itemsize, image.min(), image.max()]  # uint8, from 0 to 255
+        printed = numbers(output, type(transform).__name__)
+        assert_allclose(printed, [*image.shape, *values], rtol=1e-3)
+
+
+def test_random_transforms_change_the_photo_with_the_seed_and_others_do_not():
+    zero, two = drawn(seed=0), drawn(seed=2)
+    changed = {name for name in zero if not np.array_equal(zero[name], two[name])}
+    assert changed == {"RandomResizedCrop", "RandomRotation", "RandomPerspective", "ColorJitter"}
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_transforms_do_what_their_names_say(seed):
+    images = drawn(seed)
+    assert_array_equal(images["Identity"], photo)
+    assert_array_equal(images["CenterCrop"], photo[14:414, 120:520])
+    assert_array_equal(images["RandomHorizontalFlip"], photo[:, ::-1])
+    black = {name: np.mean(image.max(axis=2) == 0) for name, image in images.items()}
+    assert 0.03 < black["RandomRotation"] < 0.2 < black["RandomPerspective"] < 0.5
+    assert np.corrcoef(images["ColorJitter"].flat, photo.flat)[0, 1] > 0.9
+    contrast = {name: np.abs(np.diff(images[name].astype(int), axis=1)).mean() for name in images}
+    assert contrast["RandomResizedCrop"] < 0.8 * contrast["Identity"]  # enlarged
+    assert contrast["GaussianBlur"] < 0.1 * contrast["Identity"]

@@ -1,172 +1,244 @@
-"""Lesson 08: frozen means frozen, the best weights stay, and my own photo gets its class."""
+"""Lesson 08: what frozen means, which weights are kept, and the class of a photo of one's own."""
 
 import copy
-import shutil
+import functools
+import re
+import socket
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from conftest import load_lesson, one_line, run
+from helpers import in_order, load_lesson, numbers, refusal, retrace, run, spy, tiles
+from numpy.testing import assert_allclose
 from PIL import Image
-from torch.utils.data import DataLoader, TensorDataset
+from sklearn.datasets import load_digits
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import parameters_to_vector
 from torchvision.models import ResNet18_Weights, resnet18
 from torchvision.transforms import v2
 
 lesson = load_lesson("08")
-FILE = Path("output", "08_transfer_learning.pth")
+TRANSFORMS = lesson.data_transforms
+CLASSES = ["cats", "dogs", "owls"]
+PHOTOS = Path("data/hymenoptera_data")
+WEIGHTS = Path("checkpoints", Path(ResNet18_Weights.DEFAULT.url).name)
+FILE = Path("outputs/08_transfer_learning_hymenoptera.pth")
 
 
-@pytest.fixture
-def weights(tmp_path, monkeypatch):
-    """Return where torch.hub keeps the weights; make photos small, so that training is quick."""
-    for phase, crop in (("train", v2.RandomResizedCrop(32)), ("val", v2.Resize((32, 32)))):
-        monkeypatch.setitem(lesson.data_transforms, phase, v2.Compose([crop, *lesson.to_tensor]))
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    (tmp_path / "checkpoints").mkdir()
-    return tmp_path / "checkpoints" / Path(ResNet18_Weights.DEFAULT.url).name
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Make photos small, so that training is quick, and keep the files of torch.hub here."""
+    small = v2.Compose([v2.Resize((32, 32)), lesson.to_tensor])
+    monkeypatch.setattr(lesson, "data_transforms", {"train": small, "val": small})
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: ".")
+    for folder in (WEIGHTS.parent, FILE.parent):
+        folder.mkdir()
 
 
-def write_photos(root, classes=("ants", "bees")):
-    """Write two small photos of each class, for training and for validation."""
-    photo = Image.linear_gradient("L").resize((40, 30)).convert("RGB")
-    for folder in [root / part / name for part in ("train", "val") for name in classes]:
-        folder.mkdir(parents=True)
-        for i in range(2):
-            photo.save(folder / f"{i}.jpg")
-    return root
+def noise(seed, height=30, width=40):
+    """Return a photo of random pixels."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels)
 
 
-def test_own_photos_and_their_prediction(weights, tmp_path, monkeypatch, capsys):
-    """Three classes, and weights from torch.hub's cache."""
-    pretrained, names = resnet18().state_dict(), ["cats", "dogs", "owls"]
-    torch.save(pretrained, weights)
-    folder = write_photos(tmp_path / "data" / "hymenoptera_data", names)
-    states, train_model = [], lesson.train_model
-
-    def spy(model, *settings):
-        states.append(copy.deepcopy(model).cpu().state_dict())
-        result = train_model(model, *settings)
-        states.append(copy.deepcopy(model).cpu().state_dict())
-        return result
-
-    monkeypatch.setattr(lesson, "train_model", spy)
-    assert run(lesson, tmp_path, "--dataset=hymenoptera")["dataset"] == "hymenoptera"
-    start, finetuned, frozen_start, frozen, scratch, _ = states
-    for name, tensor in pretrained.items():
-        if not name.startswith("fc."):  # fine-tuning changes all, freezing nothing
-            assert torch.equal(start[name], tensor) and not torch.equal(finetuned[name], tensor)
-            assert torch.equal(frozen_start[name], tensor) and torch.equal(frozen[name], tensor)
-    assert not torch.equal(frozen["fc.weight"], frozen_start["fc.weight"])
-    assert not torch.equal(scratch["conv1.weight"], pretrained["conv1.weight"])
-    out = capsys.readouterr().out
-    assert out.count("11,178,051 parameters") == 2 and out.count("\n1,539 parameters") == 1
-    image, exif = Image.open(folder / "val" / "owls" / "0.jpg"), Image.Exif()
-    exif[0x0112] = 6  # "turn by 90 degrees to see it upright"
-    photo = str(tmp_path / "photo.png")
-    image.convert("RGBA").rotate(90, expand=True).save(photo, exif=exif)
-    assert np.array_equal(lesson.read_photo(photo), image)
-    assert run(lesson, tmp_path, "--predict", photo) == {}
-    model = resnet18(num_classes=3)
-    model.load_state_dict(torch.load(tmp_path / FILE)["model_state"])
-    inputs = lesson.data_transforms["val"](image).unsqueeze(0)
-    value, pred = model.eval()(inputs).softmax(dim=1)[0].max(dim=0)
-    assert capsys.readouterr().out == f"{photo}: {names[pred]} ({value.item():.1%})\n"
-    Path(photo).write_bytes(Path(photo).read_bytes()[:60])
-    for fault in (photo, str(tmp_path / "missing.jpg")):
-        with pytest.raises(SystemExit) as stop:
-            run(lesson, tmp_path, "--predict", fault)
-        assert fault in one_line(stop)
+def write_photos(root):
+    """Write 4 photos of three classes for training, and 9 for validation."""
+    for i in range(13):
+        folder = root / ("train" if i < 4 else "val") / CLASSES[i % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        noise(i).save(folder / f"{i}.png")
 
 
-def test_predict_without_a_network_for_photos_says_what_to_do(tmp_path):
-    (tmp_path / "output").mkdir()
-    (tmp_path / FILE).write_bytes(b"damaged")
-    for advice in ("without --predict", "--dataset hymenoptera"):
-        with pytest.raises(SystemExit) as stop:
-            run(lesson, tmp_path, "--predict", "photo.jpg")
-        assert advice in one_line(stop)
-        torch.save({"dataset": "digits", "class_names": ["3"]}, tmp_path / FILE)
+def colors(images):
+    """Undo the normalization of images (N, 3, H, W); return values from 0 to 1, (N, H, W, 3)."""
+    return images.permute(0, 2, 3, 1) * torch.tensor(lesson.std) + torch.tensor(lesson.mean)
 
 
-def test_transforms_are_those_of_the_weights():
-    photo = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8))
-    expected, train = ResNet18_Weights.DEFAULT.transforms(), lesson.data_transforms["train"]
-    torch.testing.assert_close(lesson.data_transforms["val"](photo), expected(photo))
-    assert train(photo).shape == (3, 224, 224) and not torch.equal(train(photo), train(photo))
-
-
-def test_best_weights_are_returned_and_the_schedule_steps_once_an_epoch():
-    """Validation labels are made up, so that the second of four epochs is the best."""
+@functools.cache
+def on_photos():
+    """Run on photos of three classes, in their order; add weights, networks, and batches."""
     torch.manual_seed(0)
-    model, rates, weights = torch.nn.Linear(3, 2).to(lesson.device), [], []
-
-    class Val:
-        def __iter__(self):  # 1, 3, 2, and 2 of 4 right
-            weights.append(model.weight.detach().clone())
-            rates.append(optimizer.param_groups[0]["lr"])
-            assert not model.training
-            inputs = torch.randn(4, 3).to(lesson.device)
-            preds = model(inputs).argmax(dim=1)
-            right = torch.arange(4, device=lesson.device) < [1, 3, 2, 2][len(weights) - 1]
-            yield inputs, torch.where(right, preds, 1 - preds)
-
-    train = TensorDataset(torch.randn(5, 3), torch.arange(5) % 2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.1)
-    criterion, loaders = torch.nn.CrossEntropyLoss(), {"train": DataLoader(train, 3), "val": Val()}
-    best, accuracies = lesson.train_model(model, criterion, optimizer, scheduler, loaders, 4)
-    assert accuracies == pytest.approx([0.25, 0.75, 0.5, 0.5])
-    assert torch.equal(best.weight, weights[1]) and not torch.equal(weights[1], weights[3])
-    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4])  # after each training phase
+    torch.save(resnet18().state_dict(), WEIGHTS)
+    write_photos(PHOTOS)
+    with (
+        mock.patch.object(lesson, "DataLoader", in_order),
+        mock.patch.dict(lesson.batch_size, val=8),  # and a short batch of 1
+        spy(lesson, "train_model") as train_model,
+    ):
+        done = run(lesson, "--dataset=hymenoptera", "--epochs=3", "--lr=0.002")
+    done.weights, done.saved = torch.load(WEIGHTS), torch.load(FILE)
+    done.networks = [call.args[0].cpu().eval() for call in train_model.mock_calls]
+    done.schedulers = [call.args[3] for call in train_model.mock_calls]
+    done.train, done.val = map(list, train_model.call_args.args[4].values())
+    return done
 
 
-def test_digits_tasks_share_no_image(monkeypatch):
-    loaders = []
-    monkeypatch.setattr(lesson, "train_model", lambda *args: (args[0], loaders.append(args[4])))
-    datasets, _, _ = lesson.load_offline_data(seed=3, limit=10**6)
-    images, labels = datasets["train"].tensors
-    assert not torch.equal(images, lesson.load_offline_data(4, 20)[0]["train"].tensors[0])
-    assert images.shape == (20, 3, 32, 32) and labels.tolist().count(0) == 10
-    sets = [datasets["val"], loaders[0]["train"].dataset, loaders[0]["val"].dataset]
-    assert [len(dataset) for dataset in sets] == [777, 900, 100]
-    found = {image.numpy().tobytes() for image in images}
-    others = {image.numpy().tobytes() for dataset in sets for image, _ in dataset}
-    assert len(found) == 20 and not found & others
-    val_images, val_labels = datasets["val"].tensors  # similar images have the same label
-    nearest = torch.cdist(images.flatten(1), val_images.flatten(1)).argmin(dim=1)
-    assert (val_labels[nearest] == labels).float().mean() > 0.8
+def test_fine_tuning_starts_with_the_weights_and_the_third_training_at_random():
+    done, backbone = on_photos(), resnet18()
+    backbone.load_state_dict(done.weights)
+    backbone.fc = torch.nn.Identity()
+    weights = parameters_to_vector(backbone.parameters()).detach()
+    finetuned, _, scratch = (training.start[: len(weights)] for training in done.trainings)
+    assert torch.equal(finetuned, weights) and abs(np.corrcoef(scratch, weights)[0, 1]) < 0.5
 
 
-def test_an_html_page_instead_of_a_download_is_reported_in_one_line(weights, tmp_path, monkeypatch):
-    write_photos(tmp_path / "packed" / "hymenoptera_data")
-    archive = Path(shutil.make_archive(tmp_path / "photos", "zip", tmp_path / "packed"))
-    pages = {"hymenoptera_data.zip": b"<html>", weights.name: b"<html>"}
-
-    def download(url, file, *args, **kwargs):
-        Path(file).write_bytes(pages[Path(url).name])
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
-    for found in ([], ["hymenoptera_data"]):  # never a partial folder
-        with pytest.raises(SystemExit) as stop:
-            run(lesson, tmp_path, "--dataset=hymenoptera")
-        assert "--dataset digits" in one_line(stop)
-        assert [path.name for path in (tmp_path / "data").iterdir()] == found
-        pages["hymenoptera_data.zip"] = archive.read_bytes()
+def test_frozen_layers_keep_their_parameters_and_their_running_averages():
+    state_dict = on_photos().networks[1].state_dict()
+    for name in state_dict.keys() - {"fc.weight", "fc.bias"}:
+        assert torch.equal(state_dict[name], on_photos().weights[name]), name
 
 
-@pytest.mark.parametrize("fault", ["a page", "an empty class", "a class in one set only"])
-@pytest.mark.parametrize("dataset", ["auto", "hymenoptera"])
-def test_damaged_photos_are_named(weights, tmp_path, fault, dataset):
-    torch.save(resnet18().state_dict(), weights)
-    root = write_photos(tmp_path / "data" / "hymenoptera_data")
-    if fault == "a page":
-        (root / "val" / "bees" / "1.jpg").write_text("<html>", encoding="utf-8")
-    else:
-        shutil.rmtree(root / "train" / "bees")
-    if fault == "an empty class":
-        (root / "train" / "bees").mkdir()
-    with pytest.raises(SystemExit) as stop:
-        run(lesson, tmp_path, f"--dataset={dataset}")
-    assert str(root) in one_line(stop)
-    assert ("1.jpg" if fault == "a page" else "bees") in one_line(stop)
+def test_networks_and_accuracies_are_those_of_a_second_implementation_that_keeps_the_best():
+    done, expected = on_photos(), []
+    images, labels = map(torch.cat, zip(*done.val))
+    backbone = {name: done.weights[name] for name in done.weights if not name.startswith("fc.")}
+    for i, name in enumerate(("finetuned", "frozen", "scratch")):
+        network, is_frozen, accuracies, states = resnet18(num_classes=3), i == 1, [], []
+        network.load_state_dict(backbone, strict=False)
+        trained = network.fc if is_frozen else network
+        optimizer = torch.optim.SGD(trained.parameters(), momentum=0.9)
+        network.train(not is_frozen)
+        for loss, outputs in retrace(done.trainings[i], network, optimizer, done.train):
+            expected.append([loss, (outputs.argmax(dim=1) == done.train[0][1]).double().mean()])
+            with torch.no_grad():
+                outputs = network.eval()(images.to(lesson.device)).cpu()
+            network.train(not is_frozen)
+            accuracies.append((outputs.argmax(dim=1) == labels).double().mean())
+            expected.append([cross_entropy(outputs, labels), accuracies[-1]])
+            states.append(copy.deepcopy(network).cpu().state_dict())
+        best = states[np.argmax(accuracies)]
+        torch.testing.assert_close(done.networks[i].state_dict(), best, rtol=1e-3, atol=1e-4)
+        assert_allclose(done.axes[1].lines[i].get_xydata().T, [[1, 2, 3], accuracies])
+        assert done.metrics[f"accuracy_{name}"] == pytest.approx(max(accuracies))
+    printed = re.findall(r"Loss: (\S+) Acc: (\S+)", done.output)
+    assert_allclose(np.array(printed, float), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_each_training_has_the_rate_of_lr_and_a_tenth_of_it_after_seven_epochs():
+    for training, scheduler in zip(on_photos().trainings, on_photos().schedulers):
+        rates = list(training.rates)
+        for epoch in (4, 5, 6, 7, 8):
+            rates += scheduler.get_last_lr()
+            scheduler.step()
+        assert_allclose(rates, 7 * [0.002] + [0.0002])
+
+
+def test_the_figure_shows_a_training_batch_and_the_least_certain_predictions():
+    done = on_photos()
+    (images, labels), titles = done.train[0], done.axes[0].get_title()
+    assert re.findall("cats|dogs|owls", titles) == [CLASSES[label] for label in labels]
+    assert_allclose(tiles(done.axes[0], 32), colors(images), atol=1e-5)
+    images, labels = done.val[0]
+    values, preds = done.networks[0](images).softmax(dim=1).detach().max(dim=1)
+    assert len(done.axes) == 2 + 6
+    for ax, i in zip(done.axes[2:], values.argsort()):
+        assert_allclose(ax.images[0].get_array(), colors(images)[i], atol=1e-5)
+        assert_allclose(numbers(ax.get_title(), CLASSES[preds[i]]), 100 * values[i], atol=0.6)
+        assert ax.get_title().endswith(CLASSES[labels[i]])
+
+
+def test_a_photo_that_a_phone_has_turned_is_predicted_upright():
+    torch.save(on_photos().saved, FILE)
+    photo, exif = noise(99), Image.Exif()
+    exif[0x0112] = 6  # "turn by 90 degrees to see it upright"
+    photo.convert("RGBA").rotate(90, expand=True).save("photo.png", exif=exif)
+    inputs = lesson.data_transforms["val"](photo).unsqueeze(0)
+    value, pred = on_photos().networks[0](inputs).softmax(dim=1)[0].max(dim=0)
+    for line in run(lesson, "--predict", "photo.png", "photo.png").output.splitlines():
+        printed = numbers(line, f"photo.png: {CLASSES[pred]}")
+        assert_allclose(printed, 100 * value.item(), atol=0.06)
+
+
+@pytest.mark.parametrize("content", [None, b"damaged", {"epoch": 3}])
+def test_predict_without_a_usable_model_names_the_file_and_what_to_do(content):
+    if isinstance(content, dict):
+        torch.save(content, FILE)
+    elif content:
+        FILE.write_bytes(content)
+    message = refusal(lesson, "--predict", "photo.png")
+    assert str(FILE) in message and "--dataset hymenoptera" in message
+
+
+def test_photos_that_cannot_be_read_and_classes_that_differ_are_named(monkeypatch):
+    monkeypatch.setattr(lesson, "download", lambda args: "hymenoptera")
+    write_photos(PHOTOS)
+    photo = PHOTOS / "train" / "owls" / "2.png"
+    photo.write_bytes(photo.read_bytes()[:600])
+    assert str(photo) in refusal(lesson, "--dataset=hymenoptera")
+    photo.parent.rename(PHOTOS / "train" / "bats")
+    message = refusal(lesson, "--dataset=hymenoptera")
+    assert "bats" in message and "owls" in message
+
+
+def test_validation_photos_are_transformed_as_the_weights_expect():
+    photo = noise(0, 300, 400)
+    expected = ResNet18_Weights.DEFAULT.transforms()(photo)
+    torch.testing.assert_close(TRANSFORMS["val"](photo), expected)
+
+
+def test_training_photos_are_cropped_and_flipped_at_random():
+    photo = Image.fromarray(np.tile(np.arange(250, dtype=np.uint8), (200, 1))).convert("RGB")
+    rows = 255 * colors(torch.stack([TRANSFORMS["train"](photo) for _ in range(30)]))[:, 0, :, 0]
+    ranges = rows[:, -1] - rows[:, 0]  # the photo gets brighter from the left to the right
+    assert rows.shape == (30, 224) and rows.min() > -1 and rows.max() < 251
+    assert 5 < (ranges < 0).sum() < 25 and len(ranges.abs().round().unique()) > 10
+
+
+def test_digits_for_pretraining_training_and_validation_are_others_and_have_their_labels():
+    X, y = load_digits(return_X_y=True)
+    index = {image.tobytes(): i for i, image in enumerate(X.reshape(-1, 8, 8).astype(np.uint8))}
+    with mock.patch.object(lesson, "DataLoader", return_value=[]) as loader:
+        lesson.prepare_network_for_digits(500)
+    sets, names = lesson.load_offline_data(3, 500)
+    used = []
+    for dataset, n in ((loader.call_args.args[0], 10), (sets["train"], 2), (sets["val"], 2)):
+        images, labels = dataset.tensors
+        pixels = (colors(images)[:, 2::4, 2::4] * 16).round()  # the centers of 4x4 equal pixels
+        used.append([index[image.tobytes()] for image in pixels[..., 0].byte().numpy()])
+        assert labels.tolist() == (y[used[-1]] % n).tolist() and pixels.std(dim=3).max() == 0
+    assert [len(indices) for indices in used] == [500, 20, 300] and names == ["even", "odd"]
+    assert len(set().union(*used)) == 820 and np.bincount(y[used[1]]).tolist() == 10 * [2]
+    other = lesson.load_offline_data(4, 500)[0]["train"]
+    assert not torch.equal(sets["train"].tensors[0], other.tensors[0])
+
+
+def test_on_digits_both_networks_start_with_one_that_has_learned_to_name_digits():
+    images, labels = (tensor[:8].to(lesson.device) for tensor in lesson.load_color_digits())
+    with mock.patch.object(lesson, "DataLoader", return_value=2 * [(images, labels)]):
+        prepared = lesson.prepare_network_for_digits(500)
+    assert (prepared(images).argmax(dim=1) == labels).all()
+    with (
+        mock.patch.object(lesson, "prepare_network_for_digits", return_value=prepared),
+        mock.patch.object(lesson, "train_model", lambda model, *settings: (model, [0.5])),
+        spy(lesson, "train_model") as train_model,
+    ):
+        run(lesson, "--limit=10")
+    starts = [call.args[0].conv1.weight for call in train_model.call_args_list]
+    is_prepared = [torch.equal(start, prepared.conv1.weight) for start in starts]
+    assert is_prepared == [True, True, False]
+
+
+@pytest.mark.parametrize("broken", ["photos", "weights", "nothing"])
+def test_a_download_is_complete_or_leaves_nothing_and_sets_the_timeout_back(broken, monkeypatch):
+    timeouts = []
+
+    def fetch_photos(url, folder):
+        timeouts.append(socket.getdefaulttimeout())
+        write_photos(Path(folder, "hymenoptera_data"))
+        if broken == "photos":
+            raise EOFError  # proxies can cause almost any error
+
+    def fetch_weights(url, file, hash_prefix, progress):
+        timeouts.append(socket.getdefaulttimeout())
+        torch.save(resnet18().state_dict(), file)
+        if broken == "weights" or hash_prefix not in file:
+            raise EOFError
+
+    monkeypatch.setattr(lesson.datasets.utils, "download_and_extract_archive", fetch_photos)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fetch_weights)
+    found = lesson.download(lesson.parse_args([]))
+    assert found == ("hymenoptera" if broken == "nothing" else "digits")
+    assert PHOTOS.exists() == (broken != "photos") and len(list(Path("data").iterdir())) <= 1
+    assert set(timeouts) == {15} and socket.getdefaulttimeout() is None

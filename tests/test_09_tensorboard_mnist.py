@@ -1,106 +1,178 @@
-"""Lesson 09: the log is read back, and TensorBoard itself shows it."""
+"""Lesson 09: the log is read back, and compared with what a second network computes."""
 
-import json
-import urllib.request
+import functools
+import io
+import socket
+from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
-from conftest import load_lesson, one_line, run, spy
+import torchvision
+from helpers import in_order, load_lesson, numbers, refusal, retrace, run, spy, tiles
+from numpy.testing import assert_allclose
+from PIL import Image
+from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
-from tensorboard import program
+from sklearn.model_selection import train_test_split
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
+from torch import nn
 from torch.nn import functional as F
-from torch.utils.tensorboard import SummaryWriter
 
 lesson = load_lesson("09")
-TWO_EPOCHS = ("--epochs=2", "--limit=200", "--batch-size=30")  # 7 steps in an epoch
+X, y = map(torch.from_numpy, load_digits(return_X_y=True))
+X = F.interpolate(X.view(-1, 1, 8, 8) / 16, size=28, mode="bilinear").float()
+X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)
 
 
 def read(log_dir):
     """Return TensorBoard's readers of what both writers wrote."""
-    return [EventAccumulator(f"{log_dir}/{name}").Reload() for name in ("train", "test")]
+    all_of_them = {"histograms": 0}  # by default, only the last is read
+    folders = (f"{log_dir}/{name}" for name in ("train", "test"))
+    return [EventAccumulator(folder, all_of_them).Reload() for folder in folders]
 
 
-def test_metrics_and_log_are_those_of_the_network(tmp_path):
-    with spy(lesson.NeuralNet, "__init__") as init:
-        metrics = run(lesson, tmp_path, *TWO_EPOCHS)
-    train, test = read(metrics["log_dir"])
-    images, labels = lesson.load_offline_data(200)[1].tensors
-    with torch.no_grad():
-        logits = init.call_args.args[0].cpu()(images.view(-1, 784))
-    accuracy = (logits.argmax(dim=1) == labels).float().mean().item()
-    assert metrics["accuracy"] == pytest.approx(accuracy) and accuracy > 0.5
-    assert metrics["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
+def scalars(reader):
+    """Return the step of each point in both charts, its loss, and its accuracy."""
+    pairs = zip(reader.Scalars("loss"), reader.Scalars("accuracy"))
+    return [[loss.step, accuracy.step, loss.value, accuracy.value] for loss, accuracy in pairs]
+
+
+@functools.cache
+def two_epochs():
+    """Run two epochs of 135 steps, in order; add the log, and what a second network computes."""
+    with mock.patch.object(lesson, "DataLoader", in_order):
+        done = run(lesson, "--epochs=2", "--batch-size=10", "--lr=0.002")
+    done.train_log, done.test_log = read(done.metrics["log_dir"])
+    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 500), nn.ReLU(), nn.Linear(500, 10))
+    batches = list(zip(X_train.split(10), y_train.split(10)))
+    steps = retrace(done.trainings[0], network, torch.optim.Adam(network.parameters()), batches)
+    done.steps, done.tests = [], []
+    for epoch in range(2):
+        done.steps.append([next(steps) for _ in batches])
+        done.tests.append(network(X_test.to(lesson.device)).detach().cpu())
+    done.probabilities = done.tests[1].softmax(dim=1)
+    done.weights = [parameter.detach().cpu() for parameter in network.parameters()]
+    return done
+
+
+def test_charts_show_means_since_the_last_print_and_the_test_at_the_end_of_each_epoch():
+    done, train, test = two_epochs(), [], []
+    for epoch, (steps, outputs) in enumerate(zip(done.steps, done.tests)):
+        first, (losses, train_outputs) = 135 * epoch, zip(*steps[:100])
+        n_correct = (torch.cat(train_outputs).argmax(dim=1) == y_train[:1000]).sum().item()
+        train.append([first + 99, first + 99, np.mean(losses), n_correct / 1000])
+        accuracy = (outputs.argmax(dim=1) == y_test).double().mean().item()
+        test.append([first + 134, first + 134, F.cross_entropy(outputs, y_test).item(), accuracy])
+        printed = numbers(done.output, f"Epoch [{epoch + 1}/2], Step [100/135], Loss:")
+        assert_allclose(printed, np.mean(losses), atol=1e-3)
+    assert_allclose(scalars(done.train_log), train, rtol=2e-3)
+    assert_allclose(scalars(done.test_log), test, rtol=2e-3)
+    assert_allclose([done.metrics["loss"], done.metrics["accuracy"]], test[1][2:], rtol=2e-3)
+
+
+def test_the_log_has_the_graph_of_the_network_and_its_weights_after_each_epoch():
+    done = two_epochs()
+    assert all(f"[{layer}]" in str(done.train_log.Graph()) for layer in ("l1", "relu", "l2"))
+    names = ("l1.weight", "l1.bias", "l2.weight", "l2.bias")
+    for name, tensor in zip(names, done.weights):
+        events = done.train_log.Histograms(name)
+        assert [event.step for event in events] == [134, 269]
+        last, expected = events[1].histogram_value, [tensor.min(), tensor.max(), tensor.sum()]
+        assert_allclose([last.min, last.max, last.sum], expected, rtol=1e-3)
+
+
+def test_test_images_are_shown_with_their_digits_and_logged():
+    done = two_epochs()
+    for ax, image, label in zip(done.axes[:6], X_test, y_test):
+        assert_allclose(ax.images[0].get_array(), image[0], atol=1e-6)
+        assert numbers(ax.get_title(), "test image:") == [label]
+    (event,) = done.test_log.Images("mnist_images")
+    plt.figure().gca().imshow(Image.open(io.BytesIO(event.encoded_image_string)))
+    for found, image in zip(tiles(plt.gca(), 28), X_test[:10]):
+        assert_allclose(found[..., 0] / 255, image[0], atol=0.01)
+
+
+def test_precision_recall_curves_and_average_precisions_are_those_of_the_network():
+    done, thresholds, expected = two_epochs(), torch.arange(127).view(-1, 1) / 126, []
     for digit in range(10):
-        expected = average_precision_score(labels == digit, logits.softmax(dim=1)[:, digit])
-        assert metrics[f"average_precision_{digit}"] == pytest.approx(expected, rel=1e-4)
-    for tag in ("loss", "accuracy"):  # one chart: the same tags and steps
-        for reader in (train, test):
-            assert [event.step for event in reader.Scalars(tag)] == [7, 14]
-        assert test.Scalars(tag)[-1].value == pytest.approx(metrics[tag], rel=1e-5)
-    assert all(f"[{layer}]" in str(train.Graph()) for layer in ("l1", "relu", "l2"))
-    assert set(train.Tags()["histograms"]) == {"l1.weight", "l1.bias", "l2.weight", "l2.bias"}
-    assert set(test.Tags()["images"]) == {"mnist_images", "mistakes"}
+        p, is_digit = done.probabilities[:, digit], y_test == digit
+        expected.append(average_precision_score(is_digit, p))
+        line, (event,) = done.axes[12].lines[digit], done.test_log.Tensors(str(digit))
+        recall, precision = line.get_xydata().T
+        positive = p >= thresholds
+        n_correct = (positive & is_digit).sum(dim=1)
+        reference = n_correct / positive.sum(dim=1).clip(min=1), n_correct / is_digit.sum()
+        assert_allclose(tensor_util.make_ndarray(event.tensor_proto)[4:], reference, atol=1e-4)
+        found = [done.metrics[f"average_precision_{digit}"], -np.diff(recall) @ precision[:-1]]
+        found += numbers(done.output, f"Average precision of {digit}:")
+        assert_allclose(found, expected[digit], atol=1e-4)
+        assert line.get_drawstyle() == "steps-post"
+    legend = [numbers(t.get_text(), "") for t in done.axes[12].get_legend().get_texts()]
+    lowest = sorted(zip(expected, range(10)))[:3]
+    assert_allclose(sorted((p, digit) for digit, p in legend), lowest, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what TensorBoard imports
-def test_tensorboard_shows_runs_and_tags(tmp_path):
-    board = program.TensorBoard()
-    log_dir = run(lesson, tmp_path)["log_dir"]
-    read_first = {"reload_task": "blocking", "reload_interval": 0}  # read the log, then serve it
-    board.configure(logdir=log_dir, port=0, host="127.0.0.1", load_fast="false", **read_first)
-    url = board.launch() + "data/plugin/"
-    tags = json.load(urllib.request.urlopen(url + "scalars/tags"))
-    assert set(tags["train"]) == set(tags["test"]) == {"loss", "accuracy"}
-    curves = json.load(urllib.request.urlopen(url + "pr_curves/tags"))
-    assert set(curves["test"]) == set("0123456789")
+def test_mistakes_are_the_surest_wrong_predictions():
+    done = two_epochs()
+    confidence, predicted = done.probabilities.max(dim=1)
+    wrong = (predicted != y_test).nonzero()[:, 0]
+    surest = wrong[confidence[wrong].argsort(descending=True)]
+    assert len(surest) > 6 and len(done.axes) == 13
+    for ax, i in zip(done.axes[6:12], surest):
+        assert_allclose(ax.images[0].get_array(), X_test[i, 0], atol=1e-6)
+        expected = [100 * confidence[i], predicted[i], y_test[i]]
+        assert_allclose(numbers(ax.get_title(), ""), expected, atol=0.06)
+    assert done.test_log.Images("mistakes")
 
 
-def test_training_means_and_surest_mistakes(tmp_path, monkeypatch):
-    """With the training set as test set and no learning, both curves are the same."""
-    train_dataset, _ = lesson.load_offline_data(70)
-    monkeypatch.setattr(lesson, "load_offline_data", lambda limit: (train_dataset, train_dataset))
-    draw = mock.patch.object(SummaryWriter, "add_figure")  # drawing takes long
-    with spy(lesson.NeuralNet, "__init__") as init, draw as add_figure:
-        train, test = read(run(lesson, tmp_path, *TWO_EPOCHS, "--lr=1e-9")["log_dir"])
-    for tag, tolerance in (("accuracy", 1e-6), ("loss", 0.05)):
-        for event in train.Scalars(tag):
-            assert event.value == pytest.approx(test.Scalars(tag)[0].value, rel=tolerance)
-    images, labels = train_dataset.tensors
-    probabilities = init.call_args.args[0].cpu()(images.view(-1, 784)).softmax(dim=1)
-    wrong = probabilities.argmax(dim=1) != labels
-    surest = probabilities.amax(dim=1)[wrong].sort(descending=True).values[:10]
-    titles = [ax.get_title().split()[0] for ax in add_figure.call_args.args[1].axes]
-    assert titles == [f"{p:.0%}" for p in surest.tolist()]
+def test_without_mistakes_none_is_drawn():
+    args = lesson.parse_args(["--output-dir=."])
+    one_hot = F.one_hot(y_test, 10).float()
+    dataset = lesson.load_offline_data()[1]
+    assert lesson.draw(dataset, y_test, one_hot, mock.Mock(), args) == 10 * [1]
+    assert len(plt.gcf().axes) == 1
 
 
-def test_every_run_has_a_folder_of_its_own_and_ctrl_c_leaves_a_readable_log(tmp_path):
+def test_each_run_has_its_folder_and_ctrl_c_leaves_a_log_up_to_the_last_epoch(monkeypatch):
+    def interrupted(*args, log_epoch=lesson.log_epoch):
+        log_epoch(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lesson, "log_epoch", interrupted)
     for _ in range(2):
-        calls = [None, None, None, None, KeyboardInterrupt]  # four parameters in the first epoch
-        patch = mock.patch.object(SummaryWriter, "add_histogram", side_effect=calls)
-        with patch, pytest.raises(KeyboardInterrupt):
-            run(lesson, tmp_path, *TWO_EPOCHS)
-    first, second = (tmp_path / "log").glob("lr0.001_*")
-    assert [reader.Scalars("loss")[0].step for reader in read(first)] == [7, 7]
+        with pytest.raises(KeyboardInterrupt):
+            run(lesson, "--batch-size=450", "--lr=0.01")
+    folders = list(Path("runs").glob("lr0.01_*"))
+    for train, test in map(read, folders):
+        assert [point[0] for point in scalars(train) + scalars(test)] == [2, 2]
+        assert len(train.Tags()["histograms"]) == 4
+    assert len(folders) == 2
 
 
-def test_mnist_is_scaled_to_0_1(tmp_path, monkeypatch):
-    pixels = torch.arange(256, dtype=torch.uint8).repeat(49).view(16, 28, 28)
-    mnist = SimpleNamespace(data=pixels, targets=torch.arange(16) % 10)
-    monkeypatch.setattr(lesson.torchvision.datasets, "MNIST", lambda *args, **settings: mnist)
+def test_mnist_is_downloaded_with_a_timeout_and_scaled_to_0_1(monkeypatch):
+    calls, pixels = [], torch.arange(256, dtype=torch.uint8).repeat(49).view(16, 28, 28)
+
+    def MNIST(root, **settings):
+        calls.append((settings, socket.getdefaulttimeout()))
+        return SimpleNamespace(data=pixels, targets=torch.arange(16) % 10)
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", MNIST)
     with spy(lesson.TensorDataset, "__init__") as init:
-        assert run(lesson, tmp_path, "--dataset=auto")["dataset"] == "mnist"
+        assert run(lesson, "--dataset=auto", "--epochs=1").metrics["dataset"] == "mnist"
     _, images, labels = init.call_args.args
-    torch.testing.assert_close(images, pixels.view(-1, 1, 28, 28).float() / 255)
-    assert torch.equal(labels, mnist.targets)
+    assert_allclose(images, pixels.view(-1, 1, 28, 28) / 255, rtol=1e-6)
+    assert images.dtype == torch.float32 and labels.tolist() == [*range(10), *range(6)]
+    assert ({"train": True, "download": True}, 15) in calls and socket.getdefaulttimeout() is None
 
 
-def test_a_damaged_file_is_one_line_and_leaves_no_empty_run(tmp_path):
-    (tmp_path / "data/MNIST/raw").mkdir(parents=True)
+def test_a_damaged_file_is_one_line_and_leaves_no_empty_run():
+    Path("data/MNIST/raw").mkdir(parents=True)
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
-        (tmp_path / f"data/MNIST/raw/{name}-ubyte").write_bytes(b"damaged")
-    with pytest.raises(SystemExit) as stop:
-        run(lesson, tmp_path, "--dataset=mnist")
-    assert "delete" in one_line(stop) and not (tmp_path / "log").exists()
+        Path(f"data/MNIST/raw/{name}-ubyte").write_bytes(b"damaged")
+    assert str(Path("data/MNIST")) in refusal(lesson, "--dataset=mnist")
+    assert not Path("runs").exists() and socket.getdefaulttimeout() is None
