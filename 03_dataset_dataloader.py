@@ -56,8 +56,8 @@ device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 max_epochs = 300
 learning_rate = 0.5
 
-# A gradient over all samples of a large dataset takes long to compute, and may not fit into memory,
-# so samples are divided into batches:
+# To compute a gradient over all samples of a large dataset takes long, and the samples may not fit
+# into memory, so they are divided into batches:
 #     for epoch in range(num_epochs):
 #         for i in range(total_batches):  # loop over all batches
 # epoch: one forward and backward pass of all training samples
@@ -135,10 +135,11 @@ def main(argv=None):
     last_batch = total_samples % 4
     print(f"The last batch has {last_batch} samples")
 
-    # Beyond the video: how long until the loss, checked after each epoch, is below 0.05, with the
-    # same learning rate for all? Small batches need few epochs, as an epoch has many updates, but
-    # slow ones, as each batch has a fixed cost, however small it is. Large batches make epochs
-    # quick, but with few updates. The time is the product, here shortest in between.
+    # Beyond the video: how long until the loss of lesson 02's model (here for "is it variety 0?"),
+    # checked after each epoch, is below 0.05, with the same learning rate for all? Small batches
+    # need few epochs, as an epoch has many updates, but each epoch is slow, as each batch has a
+    # fixed cost, however small it is. Large batches make epochs quick, but with few updates. The
+    # time is the product, here shortest in between.
     print("Training until the loss is below 0.05, time including loading")
     epochs, seconds = {}, {}
     for batch_size in (1, 2, 4, 8, 16, 32, 64, 178):
@@ -147,8 +148,8 @@ def main(argv=None):
         print(f"batch size {batch_size:3}: {epochs[batch_size]:3} epochs of {ms:4.1f} ms")
     # Two other things matter. Memory: 64 photos alone (3x224x224 float32 numbers each) take 39 MB,
     # all 1.28 million of ImageNet 771 GB. And larger batches allow larger learning rates: in
-    # proportion to the batch size, if it is raised gradually at first, on ImageNet up to batches of
-    # 8,192 (Goyal et al., 2017).
+    # proportion to the batch size, if the rate is raised gradually in the first epochs, on ImageNet
+    # up to batches of 8,192 (Goyal et al., 2017).
 
     draw(epochs, seconds, args)
     times = ", ".join(f"{1000 * seconds[n]:.0f} ms with batches of {n}" for n in (1, 16, 178))

@@ -24,8 +24,8 @@ Use it later: in a new file, with class Model and its imports
 
 Changes from the video
     - `torch.load(FILE)` of a whole model needs `weights_only=False` since PyTorch 2.6 (see below).
-    - Each file has a name of its own, where the video uses model.pth twice. The three device
-      transfers run if there is a GPU.
+    - The whole model and the state dict have a file each (video: model.pth for both). The three
+      device transfers run if there is a GPU.
 
 Try it (answers: docs/answers.md)
     - In "Checkpoint", load `checkpoint` instead of `checkpoint["model_state"]`; then undo that, and
@@ -109,7 +109,8 @@ def main(argv=None):
         "model_state": model.state_dict(),
         "optim_state": optimizer.state_dict(),
     }
-    print(optimizer.state_dict())  # "state" is empty until the first step with momentum
+    # "state" is empty, as no step has been made. Later, it holds momentum, or Adam's averages.
+    print(optimizer.state_dict())
     CHECKPOINT_FILE = args.output_dir / "10_save_load_checkpoint.pth"
     torch.save(checkpoint, CHECKPOINT_FILE)
 
@@ -125,9 +126,9 @@ def main(argv=None):
 
     model.eval()  # to predict; model.train() to go on training
 
-    # Save on GPU or CPU. map_location is where torch.load puts the tensors, by default where they
-    # were saved, which is an error without a GPU. load_state_dict then copies them to wherever the
-    # model is. "cuda" is the current GPU, "cuda:0" the first one, "cuda:1" the second.
+    # Save on GPU or CPU. torch.load puts tensors on the device that they were saved from (an error
+    # if that was a GPU and there is none), or on map_location. load_state_dict then copies them to
+    # wherever the model is. "cuda" is the current GPU, "cuda:0" the first one, "cuda:1" the second.
     if torch.cuda.is_available():
         # 1) Save on GPU, load on CPU
         model.to("cuda")
@@ -140,7 +141,7 @@ def main(argv=None):
         torch.save(model.state_dict(), FILE)
         model = Model(n_input_features=6)
         model.load_state_dict(torch.load(FILE))
-        model.to("cuda")  # its inputs must be there, too
+        model.to("cuda")  # moves the model; its inputs must be there, too
 
         # 3) Save on CPU, load on GPU
         model.to("cpu")
@@ -173,15 +174,15 @@ def main(argv=None):
     print(f"Uninterrupted and resumed training: difference {resume_error}")
 
     # Beyond the video: what eval() changes (in class Model, nothing). In train mode, dropout sets
-    # random values to 0 and scales up the others; batch norm uses the mean and standard deviation
-    # of the batch, so an image's result depends on the others (here, one image alone is an error).
-    # In eval mode, dropout does nothing, and batch norm uses running averages from training.
-    # (Gradients are another matter: no_grad() turns them off.)
+    # random values to 0 and scales up the others, and batch norm brings values to zero mean and
+    # unit standard deviation over the batch: an image's result depends on the others (here, one
+    # image alone is an error), most of all in small batches. In eval mode, dropout does nothing,
+    # and batch norm uses running averages from training. (no_grad() is what turns gradients off.)
     batch_sizes = (2, 4, 8, 16, 450)
     with_eval = [test(resumed.model, n, train_mode=False) for n in batch_sizes]
     without_eval = [test(resumed.model, n, train_mode=True) for n in batch_sizes]
-    for n, right, wrong in zip(batch_sizes, with_eval, without_eval):
-        print(f"Test images in batches of {n}: {right:.1%} with eval(), {wrong:.1%} without")
+    for n, acc, acc_without in zip(batch_sizes, with_eval, without_eval):
+        print(f"Test images in batches of {n}: {acc:.1%} with eval(), {acc_without:.1%} without")
 
     draw(uninterrupted, resumed, batch_sizes, with_eval, without_eval, args)
     print("Checkpoint for --resume:", TRAINING_FILE)
@@ -205,7 +206,7 @@ def largest_difference(model_a, model_b):
 
 
 class Hostile:
-    """An object whose file does not contain it, but a call of `print`. It could be any function."""
+    """An object whose file has a call of `print` in its place. It could be any function."""
 
     def __reduce__(self):  # pickle saves what this returns: a function, and its arguments
         return print, ("    This line was printed by a file. It could also have deleted yours.",)
@@ -222,7 +223,7 @@ def load_both_ways(thing, args):
         refused = True
     print(f"torch.load refuses the file of a {type(thing).__name__}: {refused}")
     print("With weights_only=False, the file is loaded:")
-    print("   ", torch.load(file, weights_only=False))
+    print("   ", torch.load(file, weights_only=False))  # None is what print returns
     file.unlink()
     return refused
 

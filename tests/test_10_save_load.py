@@ -3,15 +3,20 @@
 import copy
 import functools
 import inspect
+import itertools
 import os
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
-from helpers import load_lesson, one_line, run, spy
+from helpers import load_lesson, numbers, one_line, retrace, run, spy
 from numpy.testing import assert_allclose
-from torch.nn import functional as F
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 lesson = load_lesson("10")
 FILE = Path("outputs/10_save_load_training.pth")
@@ -21,11 +26,16 @@ assert_same = functools.partial(torch.testing.assert_close, rtol=0, atol=0)
 
 @functools.cache
 def six_epochs():
-    """Run six epochs; add both trainings, the files, and what the loss was given."""
-    with spy(lesson, "draw") as draw, spy(F, "cross_entropy") as cross_entropy:
+    """Run six epochs; add both trainings, the files, and what was compared."""
+    with (
+        spy(lesson, "draw") as draw,
+        spy(lesson, "load_both_ways") as load_both_ways,
+        spy(lesson, "largest_difference") as largest_difference,
+    ):
         done = run(lesson, "--epochs=6", "--lr=0.02")
     done.uninterrupted, done.resumed, *_ = draw.call_args.args
-    done.losses = [F.cross_entropy(*call.args).item() for call in cross_entropy.mock_calls]
+    done.loaded = [call.args[0] for call in load_both_ways.mock_calls]
+    done.compared = [call.args for call in largest_difference.mock_calls]
     for name in ("model", "state_dict", "checkpoint", "training"):
         file = f"outputs/10_save_load_{name}.pth"
         setattr(done, name, torch.load(file, weights_only=name != "model"))
@@ -35,14 +45,21 @@ def six_epochs():
 def test_model_state_dict_and_checkpoint_bring_back_the_same_parameters():
     done = six_epochs()
     assert type(done.model) is lesson.Model and done.checkpoint["epoch"] == 90
-    assert {name: p.shape for name, p in done.state_dict.items()} == {
-        "linear.weight": (1, 6),
-        "linear.bias": (1,),
-    }
+    assert [tuple(tensor.shape) for tensor in done.state_dict.values()] == [(1, 6), (1,)]
     assert_same(done.model.state_dict(), done.state_dict)
     assert_same(done.checkpoint["model_state"], done.state_dict)
     assert done.checkpoint["optim_state"]["param_groups"][0]["lr"] == 0.01
-    assert done.metrics["whole_model_error"] == done.metrics["state_dict_error"] == 0
+    assert numbers(done.output, "New optimizer, learning rate:") == [0]
+    assert numbers(done.output, "Loaded optimizer, learning rate:") == [0.01]
+
+
+def test_models_are_compared_by_the_largest_difference_of_parameters_and_buffers():
+    model, other = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    other.bias.data[1], other.running_mean[0] = 2, 3
+    assert lesson.largest_difference(model, other) == lesson.largest_difference(other, model) == 3
+    done = six_epochs()
+    errors = [done.metrics[f"{name}_error"] for name in ("whole_model", "state_dict", "resume")]
+    assert errors == [0, 0, 0] and all(a is not b for a, b in done.compared)
 
 
 def test_files_that_could_run_code_are_refused_unless_weights_only_is_false():
@@ -50,7 +67,9 @@ def test_files_that_could_run_code_are_refused_unless_weights_only_is_false():
     for thing, is_refused in ((lesson.Model(6), True), (torch.ones(2), False), ({"a": 1}, False)):
         assert lesson.load_both_ways(thing, args) is is_refused
     assert not list(Path().iterdir())
-    assert six_epochs().metrics["hostile_blocked"] == 1 and six_epochs().output.count(PAYLOAD) == 1
+    done = six_epochs()
+    assert done.metrics["hostile_blocked"] == 1 and done.output.count(PAYLOAD) == 1
+    assert [type(thing) for thing in done.loaded] == [lesson.Model, lesson.Hostile]
 
 
 def test_resumed_training_is_the_uninterrupted_one_bit_for_bit():
@@ -64,7 +83,20 @@ def test_resumed_training_is_the_uninterrupted_one_bit_for_bit():
         assert_same(getattr(done.resumed, name).state_dict(), expected)
         assert_same(done.training[key], expected)
     assert done.resumed.losses == done.uninterrupted.losses == done.training["losses"]
-    assert done.metrics["resume_error"] == 0
+
+
+def test_uninterrupted_training_is_that_of_a_second_implementation():
+    X, y = map(torch.from_numpy, load_digits(return_X_y=True))
+    X_train, _, y_train, _ = train_test_split(X.float() / 16, y, random_state=0)
+    torch.manual_seed(0)
+    hidden = [nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.2)]
+    network = nn.Sequential(*hidden, nn.Linear(64, 10))
+    dataset, optimizer = TensorDataset(X_train, y_train), torch.optim.Adam(network.parameters())
+    loader = DataLoader(dataset, batch_size=32, shuffle=True, drop_last=True)
+    batches = itertools.chain(*6 * [loader])  # of six epochs
+    steps = retrace(six_epochs().trainings[0], network, optimizer, batches)
+    losses = np.array([loss for loss, _ in steps]).reshape(6, 42)
+    assert_allclose(six_epochs().uninterrupted.losses, losses.mean(axis=1), rtol=1e-3)
 
 
 def test_training_stops_halfway_and_halves_the_rate_every_four_epochs():
@@ -142,9 +174,9 @@ def test_accuracy_is_that_of_the_mode_and_the_batch_size_and_the_model_stays_as_
 def test_the_figure_shows_mean_losses_and_accuracies_by_batch_size():
     done, sizes = six_epochs(), (2, 4, 8, 16, 450)
     (once, resumed, halfway), (with_eval, without_eval) = (ax.lines for ax in done.axes)
-    means = torch.tensor(done.losses).view(12, 42).mean(dim=1)  # of both trainings
-    assert_allclose(once.get_xydata().T, [range(1, 7), means[:6]], rtol=1e-5)
-    assert_allclose(resumed.get_xydata().T, [range(4, 7), means[9:]], rtol=1e-5)
+    losses = done.uninterrupted.losses
+    assert_allclose(once.get_xydata().T, [range(1, 7), losses])
+    assert_allclose(resumed.get_xydata().T, [range(4, 7), losses[3:]])
     assert halfway.get_xdata() == [3, 3]
     accuracies = [lesson.test(done.resumed.model, size, train_mode=False) for size in sizes]
     assert_allclose(with_eval.get_xydata().T, [sizes, accuracies])
