@@ -134,8 +134,8 @@ def main(argv=None):
 
     # Beyond the video: from a photo to the input of a network that was trained on ImageNet (1.28
     # million photos), as in lesson 08: 224x224 pixels, normalized with the mean and the standard
-    # deviation of ImageNet's red, green, and blue values. Copy it, and pass it to a dataset as
-    # transform=composed; the DataLoader then adds the dimension of the batch.
+    # deviation of ImageNet's red, green, and blue values. Copy it, and pass it to an image dataset
+    # as transform=composed (lesson 08); the DataLoader then adds the dimension of the batch.
     photo = load_photo()  # for a file of your own: Image.open("photo.jpg").convert("RGB")
     composed = v2.Compose(
         [
@@ -149,7 +149,8 @@ def main(argv=None):
     print_steps(composed, photo)
 
     # Beyond the video: random transforms, for training only. They draw anew each time that a photo
-    # is read, so that a network rarely sees the same image twice, which reduces overfitting.
+    # is read, so that a network rarely sees the same image twice, which reduces overfitting. Choose
+    # those that keep the label right.
     # RandomResizedCrop(224) takes the place of Resize and CenterCrop; others can follow. The figure
     # shows what each imitates (see EXAMPLES, below).
     draw(photo, args)
@@ -198,12 +199,12 @@ def print_steps(composed, photo):
 
 EXAMPLES = [  # a transform, strong enough to be seen, and what it imitates
     (v2.CenterCrop(400), "not random, for evaluation"),
-    (v2.RandomResizedCrop(400, scale=(0.2, 0.5)), "nearer, or partly hidden"),
-    (v2.RandomHorizontalFlip(p=1.0), "mirrored"),  # p: probability, 0.5 by default
+    (v2.RandomResizedCrop(400, scale=(0.2, 0.5)), "nearer, partly outside the frame"),
+    (v2.RandomHorizontalFlip(p=1.0), "mirrored (here always)"),  # p: probability
     (v2.RandomRotation(30), "a tilted camera"),  # from -30 to 30 degrees
     (v2.RandomPerspective(p=1.0), "another point of view"),
     (v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5), "other light"),
-    (v2.GaussianBlur(kernel_size=21, sigma=5.0), "out of focus (not random)"),
+    (v2.GaussianBlur(kernel_size=21, sigma=5.0), "out of focus (fixed sigma)"),
 ]
 
 
@@ -217,7 +218,7 @@ def draw(photo, args):
         ax.imshow(transformed.cpu().numpy())
         size = f"{transformed.shape[1]}x{transformed.shape[0]}"
         ax.set_title(f"{type(transform).__name__}, {size}\n{purpose}", fontsize=9)
-    figure.supxlabel("pixels")
+    figure.supxlabel("pixels of the result")
     figure.tight_layout()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output_dir / "04_transforms.png")

@@ -212,8 +212,8 @@ def main(argv=None):
     return {"dataset": data_name, "accuracy_convnet": acc, "accuracy": acc4, **metrics}
 
 
-# Beyond the video. What each row gains over the one above: 7 epochs on 45,000 of CIFAR-10's training
-# images, tested on its other 5,000 (mean of seeds 0-2):
+# Beyond the video. What each row gains over the one above: 7 epochs on 45,000 of CIFAR-10's
+# training images, tested on its other 5,000 (mean of seeds 0-2):
 #     ConvNet, learning rate 0.01                              61.6%
 #     ConvNet4 (deeper, wider, batch norm), the same           73.2%
 #     ConvNet4, learning rate up to 0.05, then falling         77.2%
@@ -263,7 +263,7 @@ def train_convnet4(train_loader, num_epochs, max_lr, flip):
             images = images.to(device)
             labels = labels.to(device)
             if flip:  # augmentation: about half of the images (dimension 3 is the width)
-                # (v2.RandomHorizontalFlip in a dataset does this, too; a batch, it flips as a whole)
+                # (v2.RandomHorizontalFlip does this in a dataset; a batch, it flips as a whole)
                 chosen = torch.rand(len(images)) < 0.5
                 images[chosen] = images[chosen].flip(3)
             loss = criterion(model(images), labels)

@@ -95,6 +95,7 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs=
     (N,).
     """
     since = time.time()
+    # state_dict: all weights and running averages, by name. A copy, as training changes them.
     best_model_wts = copy.deepcopy(model.state_dict())
     best_acc = 0.0
     val_accuracies = []
@@ -224,9 +225,9 @@ def main(argv=None):
     )
 
     # Beyond the video: what the same network learns from these images alone, in as few epochs and
-    # at the same small learning rate. (With five batches of digits an epoch, its first validations
-    # are worse than the network: the running averages of batch norm, explained below, lag behind.
-    # With averages of all training images, the best epoch has 83%, not 80%, mean of seeds 0-4.)
+    # at the same small learning rate. (On digits, with five batches an epoch, early validations
+    # underestimate it: the running averages of batch norm, explained below, lag behind the weights.
+    # With averages computed from all training images, 83% instead of 80%, mean of seeds 0-4.)
     print("\nRandomly initialized network")
     scratch = train_from_scratch(dataloaders, len(class_names), num_epochs, learning_rate)
 
@@ -254,9 +255,10 @@ def main(argv=None):
 def keep_frozen_batch_norm(model):
     """Put batch norm in frozen layers into eval mode.
 
-    Batch norm brings its inputs to zero mean and unit standard deviation, then applies a learned
-    weight and bias. In train mode, it takes mean and standard deviation from the batch, and updates
-    running averages of both, which eval mode uses. In a frozen layer, these must not change.
+    Batch norm brings each channel to zero mean and unit standard deviation, then applies a learned
+    weight and bias. In train mode, it takes mean and variance from the batch, and updates running
+    averages of both, which eval mode uses. These are no parameters, so requires_grad=False does not
+    freeze them.
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
@@ -323,7 +325,7 @@ def draw(accuracies, model, dataloader, class_names, args):
 
 # Data
 def read_photo(path):
-    """Return a photo as an upright RGB image: phones save how to turn it."""
+    """Return a photo as an upright RGB image: phones store the rotation separately."""
     try:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
