@@ -164,13 +164,13 @@ def test_mnist_is_downloaded_with_a_timeout_scaled_to_0_1_and_shown_in_its_order
 
     def MNIST(root, train, download=False):
         calls.append([train, download, socket.getdefaulttimeout()])
-        n = 16 if train else 9
+        n = 16 if train else 10
         return SimpleNamespace(data=pixels[:n], targets=torch.arange(n) % 10)
 
     monkeypatch.setattr(torchvision.datasets, "MNIST", MNIST)
     with spy(lesson.TensorDataset, "__init__") as init:
         done = run(lesson, "--dataset=auto", "--epochs=1")
-    for call, n in zip(init.call_args_list, (16, 9)):
+    for call, n in zip(init.call_args_list, (16, 10)):
         _, images, labels = call.args
         assert_allclose(images, pixels[:n].view(-1, 1, 28, 28) / 255, rtol=1e-6)
         assert images.dtype == torch.float32 and len(labels) == n

