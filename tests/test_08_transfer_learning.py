@@ -20,7 +20,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 from torchvision.transforms import v2
 
 lesson = load_lesson("08")
-TRANSFORMS = lesson.data_transforms
+TRANSFORMS = dict(lesson.data_transforms)
 CLASSES = ["cats", "dogs", "owls"]
 PHOTOS = Path("data/hymenoptera_data")
 WEIGHTS = Path("checkpoints", Path(ResNet18_Weights.DEFAULT.url).name)
@@ -30,8 +30,9 @@ FILE = Path("outputs/08_transfer_learning_hymenoptera.pth")
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Make photos small, so that training is quick, and keep the files of torch.hub here."""
-    small = v2.Compose([v2.Resize((32, 32)), lesson.to_tensor])
-    monkeypatch.setattr(lesson, "data_transforms", {"train": small, "val": small})
+    for phase, size in (("train", 32), ("val", 40)):
+        small = v2.Compose([v2.Resize((size, size)), lesson.to_tensor])
+        monkeypatch.setitem(lesson.data_transforms, phase, small)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: ".")
     for folder in (WEIGHTS.parent, FILE.parent):
         folder.mkdir()
@@ -45,8 +46,8 @@ def noise(seed, height=30, width=40):
 
 def write_photos(root):
     """Write 4 photos of three classes for training, and 9 for validation."""
-    for i in range(13):
-        folder = root / ("train" if i < 4 else "val") / CLASSES[i % 3]
+    for i, label in enumerate((0, 1, 2, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2)):
+        folder = root / ("train" if i < 4 else "val") / CLASSES[label]
         folder.mkdir(parents=True, exist_ok=True)
         noise(i).save(folder / f"{i}.png")
 
@@ -131,6 +132,7 @@ def test_the_figure_shows_a_training_batch_and_the_least_certain_predictions():
     assert re.findall("cats|dogs|owls", titles) == [CLASSES[label] for label in labels]
     assert_allclose(tiles(done.axes[0], 32), colors(images), atol=1e-5)
     images, labels = done.val[0]
+    assert images.shape == (8, 3, 40, 40)
     values, preds = done.networks[0](images).softmax(dim=1).detach().max(dim=1)
     assert len(done.axes) == 2 + 6
     for ax, i in zip(done.axes[2:], values.argsort()):
@@ -218,6 +220,7 @@ def test_on_digits_both_networks_start_with_one_that_has_learned_to_name_digits(
     starts = [call.args[0].conv1.weight for call in train_model.call_args_list]
     is_prepared = [torch.equal(start, prepared.conv1.weight) for start in starts]
     assert is_prepared == [True, True, False]
+    assert len(train_model.call_args.args[4]["train"]) == 20 / 4
 
 
 @pytest.mark.parametrize("broken", ["photos", "weights", "nothing"])
