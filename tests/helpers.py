@@ -132,7 +132,7 @@ def retrace(training, network, optimizer, batches):
     """Take the steps of a training with another network; yield loss and outputs of each."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parameters = optimizer.param_groups[0]["params"]
-    vector_to_parameters(training.start, parameters)
+    vector_to_parameters(training.start.clone(), parameters)  # which become views of it
     network.to(device)
     for lr, (inputs, labels) in zip(training.rates, itertools.cycle(batches)):
         optimizer.param_groups[0]["lr"] = lr
