@@ -6,14 +6,18 @@ import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 import torch
+import torchvision
+from helpers import SmallResNet
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
-    """Run each test in an empty folder, with small figures, and with one thread."""
-    monkeypatch.chdir(tmp_path)
+def quick_and_in_an_empty_folder(tmp_path, monkeypatch):
+    folder = tmp_path / "leçon one"  # paths with spaces and accents work
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     matplotlib.use("Agg")
     matplotlib.rcParams["savefig.dpi"] = 20
+    monkeypatch.setattr(torchvision.models, "resnet18", SmallResNet)
     torch.set_num_threads(1)  # more gain nothing on tiny tensors
     torch.backends.cudnn.conv.fp32_precision = "ieee"  # a GPU's numbers are close to the CPU's
     yield
@@ -22,16 +26,14 @@ def empty_folder(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """Block the network; yield the hosts looked up. A test that expects some clears the list."""
-    asked, getaddrinfo = [], socket.getaddrinfo
+    """Block the network; yield (host, timeout) of each try. A test that expects some clears it."""
+    asked = []
 
-    def guarded_getaddrinfo(host, *args, **kwargs):
-        if host not in (None, "", "localhost", "127.0.0.1", "::1", "0.0.0.0", "::"):
-            asked.append(host)
-            raise socket.gaierror(f"a test tried to use the network: {host}")
-        return getaddrinfo(host, *args, **kwargs)
+    def getaddrinfo(host, *args, **kwargs):
+        asked.append((host, socket.getdefaulttimeout()))
+        raise socket.gaierror(f"a test tried to use the network: {host}")
 
-    monkeypatch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     monkeypatch.setenv("no_proxy", "*")  # otherwise, a proxy would be asked
     yield asked
     assert not asked, f"the network was used: {asked}"

@@ -1,28 +1,31 @@
-"""What the tests share: the lessons by number, quick runs, and means to look into a run."""
+"""What the tests share: the lessons by number, runs of them, and networks to compare with."""
 
 import contextlib
+import copy
 import functools
 import importlib
 import io
 import itertools
 import re
-from argparse import ArgumentParser
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
-from unittest.mock import DEFAULT
 
 import matplotlib.pyplot as plt
 import pytest
 import torch
 from matplotlib.figure import Figure
-from torch.nn.functional import cross_entropy
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.optim import SGD
+from torch.optim import optimizer as hooks
 from torch.utils.data import DataLoader
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted(path.stem for path in ROOT.glob("[0-9][0-9]_*.py"))
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_lesson(number):
@@ -31,117 +34,116 @@ def load_lesson(number):
     return importlib.import_module(name)
 
 
-def run(lesson, *arguments, draw=False):
-    """Run `main`, on digits if it asks; return its metrics, its output, and the axes it drew.
-
-    Also the trainings, one for each optimizer: the vector of all parameters before the first step
-    (start) and after the last (end), the learning rate of each step (rates), and the DataLoader
-    that was iterated last. Figures are saved only with `draw`, as this takes long.
-    """
-    trainings = {}
-
-    def parameters(optimizer):
-        groups = optimizer.param_groups
-        return parameters_to_vector(p for group in groups for p in group["params"]).detach().cpu()
-
-    def before_step(optimizer, args, kwargs):
-        if optimizer not in trainings:
-            trainings[optimizer] = SimpleNamespace(start=parameters(optimizer), rates=[])
-        trainings[optimizer].rates.append(optimizer.param_groups[0]["lr"])
-        trainings[optimizer].loader = iterations.call_args and iterations.call_args.args[0]
-
-    offline = ["--dataset=digits"] if "--dataset" in flags(lesson) else []
-    with contextlib.ExitStack() as stack:
-        stack.callback(register_optimizer_step_pre_hook(before_step).remove)
-        output = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        iterations = stack.enter_context(spy(DataLoader, "__iter__"))
-        zero_grad = stack.enter_context(spy(Optimizer, "zero_grad"))
-        if not draw:
-            stack.enter_context(mock.patch.multiple(Figure, savefig=DEFAULT, tight_layout=DEFAULT))
-        metrics = lesson.main([*offline, *arguments])
-    for optimizer, training in trainings.items():
-        training.end = parameters(optimizer)
-    return SimpleNamespace(
-        metrics=metrics,
-        output=output.getvalue(),
-        axes=plt.gcf().axes,
-        trainings=list(trainings.values()),
-        n_zero_grads=zero_grad.call_count,
-    )
-
-
-run_once = functools.cache(run)  # for tests that look at the same run, but not at its files
-
-
-def descend(loss, start, rates, *arguments):
-    """Return the parameters before each step of gradient descent, and after the last."""
-    steps = [start.double()]
-    for lr in rates:
-        parameters = steps[-1].clone().requires_grad_()
-        loss(parameters, *arguments).backward()
-        steps.append(parameters.detach() - lr * parameters.grad)
-    return steps
-
-
 def spy(owner, function):
     """Record the calls of a function, which are still made, while in the `with` block."""
     real = getattr(owner, function)
     return mock.patch.object(owner, function, autospec=True, side_effect=real)
 
 
-def flags(lesson):
-    """Return the flags of a lesson, each with the settings that `add_argument` was given."""
-    with spy(ArgumentParser, "add_argument") as add_argument:
-        lesson.parse_args([])
-    return {call.args[1]: call.kwargs for call in add_argument.call_args_list}
+def run(lesson, *arguments, draw=False, in_order=False):
+    """Run `main`; return its metrics, its output, and the axes that it drew.
+
+    Also all DataLoaders that were iterated, and the trainings, one for each optimizer: the vector
+    of all parameters before the first step (start) and after the last (end), the learning rate of
+    each step (rates), and the DataLoader in use. Figures are saved only with `draw`, as this takes
+    long. With `in_order`, nothing is shuffled.
+    """
+    trainings = {}
+
+    def before_step(optimizer, args, kwargs):
+        start = parameters(optimizer.param_groups[0]["params"])
+        training = trainings.setdefault(optimizer, SimpleNamespace(start=start, rates=[]))
+        training.rates.append(optimizer.param_groups[0]["lr"])
+        training.loader = iterations.call_args and iterations.call_args.args[0]
+
+    def after_step(optimizer, args, kwargs):
+        trainings[optimizer].end = parameters(optimizer.param_groups[0]["params"])
+
+    def loader_in_order(dataset, batch_size, shuffle, drop_last=False):
+        return DataLoader(dataset, batch_size, drop_last=drop_last)
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(hooks.register_optimizer_step_pre_hook(before_step).remove)
+        stack.callback(hooks.register_optimizer_step_post_hook(after_step).remove)
+        output = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        iterations = stack.enter_context(spy(DataLoader, "__iter__"))
+        if in_order:
+            stack.enter_context(mock.patch.object(lesson, "DataLoader", loader_in_order))
+        if not draw:
+            stack.enter_context(mock.patch.object(Figure, "savefig"))
+            stack.enter_context(mock.patch.object(Figure, "tight_layout"))
+        metrics = lesson.main(arguments)
+    done = SimpleNamespace(metrics=metrics, output=output.getvalue(), axes=plt.gcf().axes)
+    done.loaders = list(dict.fromkeys(call.args[0] for call in iterations.call_args_list))
+    done.trainings = list(trainings.values())
+    return done
 
 
-def least_limit(lesson):
-    """Return the least `--limit` that a lesson accepts."""
-    for limit in itertools.count(1):
-        with contextlib.suppress(SystemExit), contextlib.redirect_stderr(io.StringIO()):
-            return lesson.parse_args([f"--limit={limit}"]).limit
+run_once = functools.cache(run)  # for tests that look at the same run, but not at its files
 
 
-def numbers(output, start):
-    """Return the numbers that follow this start of a line, in the one line that has it."""
-    (line,) = (line for line in output.splitlines() if line.startswith(start))
-    return [float(n) for n in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", line.removeprefix(start))]
+def parameters(tensors):
+    """Return all parameters as one vector on the CPU, a copy."""
+    return parameters_to_vector(tensors).detach().cpu().clone()
 
 
-def one_line(stop):
-    """Return the message of a `sys.exit(message)`, which Python prints before it exits with 1."""
-    message = stop.value.code
-    assert isinstance(message, str) and "\n" not in message
-    return message
+def second(training, network, criterion, batches, X_test=None, every=1, optim=SGD, **settings):
+    """Train a second network from the same start, at the same rates, on these batches in turn.
 
-
-def refusal(lesson, *arguments):
-    """Return the one line with which a run exits."""
-    with pytest.raises(SystemExit) as stop:
-        run(lesson, *arguments)
-    return one_line(stop)
-
-
-def in_order(dataset, batch_size, **settings):
-    """Return a DataLoader that does not shuffle, to be used instead of one that may."""
-    return DataLoader(dataset, batch_size)
-
-
-def retrace(training, network, optimizer, batches):
-    """Take the steps of a training with another network; yield loss and outputs of each."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    parameters = optimizer.param_groups[0]["params"]
-    vector_to_parameters(training.start.clone(), parameters)  # which become views of it
-    network.to(device)
-    for lr, (inputs, labels) in zip(training.rates, itertools.cycle(batches)):
-        optimizer.param_groups[0]["lr"] = lr
-        outputs = network(inputs.to(device))
-        loss = cross_entropy(outputs, labels.to(device))
+    Return the loss and the outputs of each step, and the outputs for `X_test` in eval mode before
+    the first step and after `every`, 2 * every, ... Fails if the parameters end otherwise.
+    """
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    vector_to_parameters(training.start.clone(), trained)
+    optimizer = optim(network.to(DEVICE).parameters(), **settings)
+    losses, outputs, tests = [], [], []
+    for i, (inputs, labels) in enumerate(itertools.cycle(batches)):
+        if X_test is not None and i % every == 0:
+            tests.append(copy.deepcopy(network).eval()(X_test.to(DEVICE)).detach().cpu())
+        if i == len(training.rates):
+            break
+        optimizer.param_groups[0]["lr"] = training.rates[i]
+        outputs.append(network(inputs.to(DEVICE)))
+        loss = criterion(outputs[-1], labels.to(DEVICE))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        yield loss.item(), outputs.detach().cpu()
+        losses.append(loss.item())
+    torch.testing.assert_close(parameters(trained), training.end, rtol=1e-4, atol=1e-5)
+    return losses, [output.detach().cpu() for output in outputs], tests
+
+
+def digits(size=8):
+    """Return scikit-learn's digits, N x 1 x size x size, from 0 to 1: X_train, X_test, y_..."""
+    X, y = map(torch.from_numpy, load_digits(return_X_y=True))
+    X = nn.functional.interpolate(X.view(-1, 1, 8, 8) / 16, size=size, mode="bilinear").float()
+    return train_test_split(X, y, random_state=0)
+
+
+class SmallResNet(nn.Sequential):
+    """Stands in for ResNet-18, which takes long. Its last layer is `fc`, too."""
+
+    def __init__(self, weights=None, num_classes=1000):
+        layers = nn.Conv2d(3, 8, 7, stride=4), nn.BatchNorm2d(8), nn.ReLU()
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.fc = nn.Linear(32, num_classes)
+        if weights:
+            self.load_state_dict(weights.get_state_dict())
+
+
+def numbers(output, start, end="\n"):
+    """Return the numbers between `start`, with which a line must start, and `end`."""
+    before, found, rest = f"\n{output}\n".partition(f"\n{start}")
+    assert found, f"no line starts with {start!r}"
+    return [float(n) for n in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", rest.partition(end)[0])]
+
+
+def refusal(lesson, *arguments):
+    """Return the one line with which a run exits: Python prints it, and exits with 1."""
+    with pytest.raises(SystemExit) as stop:
+        lesson.main(arguments)
+    assert isinstance(stop.value.code, str) and "\n" not in stop.value.code
+    return stop.value.code
 
 
 def tiles(ax, size):
@@ -149,3 +151,8 @@ def tiles(ax, size):
     grid, step = ax.images[0].get_array(), size + 2
     rows, columns = (range(2, length, step) for length in grid.shape[:2])
     return [grid[row : row + size, column : column + size] for row in rows for column in columns]
+
+
+def curves(ax):
+    """Return x and y of each line that `ax` shows, (2, N)."""
+    return [line.get_xydata().T for line in ax.lines]

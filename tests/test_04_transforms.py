@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from helpers import load_lesson, numbers, run, run_once, spy
+from helpers import load_lesson, numbers, run_once, spy
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import load_sample_image, load_wine
 from torchvision.models import ResNet18_Weights
@@ -13,6 +13,7 @@ from torchvision.models import ResNet18_Weights
 lesson = load_lesson("04")
 wine = load_wine()
 photo = load_sample_image("china.jpg")  # (427, 640, 3)
+RANDOM = {"RandomResizedCrop", "RandomRotation", "RandomPerspective", "ColorJitter"}
 
 
 def drawn(seed):
@@ -23,31 +24,28 @@ def drawn(seed):
 
 def test_the_dataset_gives_arrays_then_tensors_then_multiplied_tensors():
     with spy(lesson.WineDataset, "__init__") as init:
-        run(lesson)
+        lesson.main([])
     datasets = [call.args[0] for call in init.call_args_list]
     for dataset, kind, factor in zip(datasets, (np.ndarray, torch.Tensor, torch.Tensor), (1, 1, 4)):
-        for index in (0, 100, len(dataset) - 1):
-            features, label = dataset[index]
-            assert type(features) is type(label) is kind and len(dataset) == 178
-            assert_allclose(features, factor * wine.data[index], rtol=1e-6)
-            assert label.tolist() == [wine.target[index]]  # not multiplied
+        features, labels = zip(*[dataset[i] for i in range(len(dataset))])
+        assert {type(value) for value in features + labels} == {kind}
+        assert_allclose(np.stack(features), factor * wine.data, rtol=1e-6)
+        assert_array_equal(np.stack(labels)[:, 0], wine.target)  # not multiplied
 
 
 def test_only_multiplication_in_place_changes_what_is_read_next():
-    first = wine.data[0, 0]
-    assert_allclose(lesson.read_three_times(lesson.MulTransform(2)), 3 * [2 * first])
-    in_place = lesson.read_three_times(lesson.MulTransformInPlace(2))
-    assert_allclose(in_place, [2 * first, 4 * first, 8 * first])
     done = run_once(lesson, "--seed=0")
-    assert_allclose(numbers(done.output, "Read three times:"), 3 * [4 * first])
-    assert_allclose(numbers(done.output, "Difference between reads:"), [0, 64 * first - 4 * first])
+    in_place = [14.23 * factor for factor in (4, 16, 64)]
+    printed = numbers(done.output, "Read three times:", end="photo")
+    assert_allclose(printed, [*3 * [56.92], *in_place])
+    assert_allclose(numbers(done.output, "Difference between reads:"), [0, 14.23 * 60])
     assert done.metrics == {"repeat_difference": 0, "n_transforms": 7}
 
 
-def test_the_transforms_to_copy_are_those_of_the_pretrained_weights():
+def test_the_transforms_to_copy_are_those_of_the_pretrained_weights(capsys):
     with spy(lesson, "print_steps") as print_steps:
-        output = run(lesson).output
-    composed, image = print_steps.call_args.args
+        lesson.main([])
+    output, (composed, image) = capsys.readouterr().out, print_steps.call_args.args
     expected = ResNet18_Weights.DEFAULT.transforms()(torch.tensor(photo).permute(2, 0, 1))
     assert_allclose(composed(image), expected, atol=0.02)  # 1 of 255
     for transform in composed.transforms:
@@ -57,15 +55,10 @@ def test_the_transforms_to_copy_are_those_of_the_pretrained_weights():
         assert_allclose(printed, [*image.shape, *values], rtol=1e-3)
 
 
-def test_random_transforms_change_the_photo_with_the_seed_and_others_do_not():
-    zero, two = drawn(seed=0), drawn(seed=2)
-    changed = {name for name in zero if not np.array_equal(zero[name], two[name])}
-    assert changed == {"RandomResizedCrop", "RandomRotation", "RandomPerspective", "ColorJitter"}
-
-
 @pytest.mark.parametrize("seed", [0, 2])
 def test_transforms_do_what_their_names_say(seed):
-    images = drawn(seed)
+    images, others = drawn(seed), drawn(2 - seed)
+    assert {name for name in images if not np.array_equal(images[name], others[name])} == RANDOM
     assert_array_equal(images["Identity"], photo)
     assert_array_equal(images["CenterCrop"], photo[14:414, 120:520])
     assert_array_equal(images["RandomHorizontalFlip"], photo[:, ::-1])
