@@ -281,11 +281,11 @@ def predict(args):
     file = args.output_dir / "08_transfer_learning_hymenoptera.pth"
     try:
         saved = torch.load(file, map_location="cpu")
-        model_state, class_names = saved["model_state"], saved["class_names"]
-    except Exception as error:  # missing or damaged files can raise almost anything
+        class_names = saved["class_names"]
+        model = models.resnet18(num_classes=len(class_names))
+        model.load_state_dict(saved["model_state"])
+    except Exception as error:  # missing, damaged, and other files can raise almost anything
         sys.exit(f"{file} cannot be used ({error!r:.200}). Run --dataset hymenoptera first.")
-    model = models.resnet18(num_classes=len(class_names))
-    model.load_state_dict(model_state)
     model.eval()
     for photo in args.predict:
         image = data_transforms["val"](read_photo(photo))  # (3, 224, 224)

@@ -27,10 +27,11 @@ IMAGES = ROOT / "docs" / "images"
 NUMBER = r"\d[\d,]*\.\d+"
 HEADER = "| Lesson | Data | Result | Seconds |\n| --- | --- | --- | ---: |\n"
 
-# The runs of each lesson, with seeds 0, 1, ... The figure is that of seed 0. A lesson with a single
-# run has no row in the table.
-RUNS = {"01": 1, "02": 5, "03": 1, "04": 1, "05": 5, "06": 5, "07": 3, "08": 5, "09": 3, "10": 5}
-# The dataset that a lesson with `--dataset` is reported on, and how README writes some names
+LESSONS = {path.name[:2]: path for path in sorted(ROOT.glob("[0-9][0-9]_*.py"))}
+# The lessons that have a row in the table, and how many runs it summarizes, with seeds 0, 1, ...
+# The others run once, for the figure, which is always that of seed 0.
+RUNS = {"02": 5, "05": 5, "06": 5, "07": 3, "08": 5, "09": 3, "10": 5}
+# The dataset that a lesson is reported on (default: its own), and how README writes some names
 DATASETS = {"07": "cifar10", "08": "digits", "09": "mnist"}
 NAMES = {"cifar10": "CIFAR-10", "mnist": "MNIST"}
 
@@ -183,14 +184,14 @@ def update(number: str, lesson: Path, flags: list[str]) -> None:
     """Run a lesson with each of its seeds, copy the figure of seed 0, and write README's row."""
     results = []
     seconds = []
-    for seed in range(RUNS[number]):
+    for seed in range(RUNS.get(number, 1)):
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             output = run(lesson, [*flags, "--seed", str(seed)], Path(folder))
             seconds.append(time.perf_counter() - start)
             if seed == 0:
                 shutil.copy(Path(folder, "outputs", f"{lesson.stem}.png"), IMAGES)
-        if RUNS[number] > 1:
+        if number in RUNS:
             result, data = read_result(output)
             results.append(result)
         print(f"{lesson.name}, seed {seed}: {seconds[-1]:.1f} s", flush=True)
@@ -269,9 +270,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--answers", action="store_true", help="only run and print VARIANTS")
     parser.add_argument("--data-dir", type=Path, default=ROOT / "data", help="for lessons 07-09")
     args = parser.parse_args(argv)
-    args.lessons = args.lessons or list(RUNS)
-    if not set(args.lessons) <= set(RUNS):
-        parser.error(f"lessons must be among {' '.join(RUNS)}")
+    args.lessons = args.lessons or list(LESSONS)
+    if not set(args.lessons) <= set(LESSONS):
+        parser.error(f"lessons must be among {' '.join(LESSONS)}")
     return args
 
 
@@ -279,7 +280,7 @@ def main(argv: list[str] | None = None) -> None:
     """Update each lesson's row and figure, or print what the answers quote."""
     args = parse_args(argv)
     for number in args.lessons:
-        (lesson,) = ROOT.glob(f"{number}_*.py")
+        lesson = LESSONS[number]
         flags = []
         if number in DATASETS:
             data_dir = args.data_dir.resolve()  # lessons run in folders of their own

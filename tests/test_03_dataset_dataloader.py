@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from helpers import curves, load_lesson, numbers, run, run_once, second
+from helpers import check_training, curves, load_lesson, numbers, run, run_once
 from numpy.testing import assert_allclose
 from sklearn.datasets import load_wine
 from torch.nn.functional import binary_cross_entropy_with_logits as criterion
@@ -32,32 +32,35 @@ def test_the_loader_gives_45_batches_of_which_the_last_is_short():
     assert found == [(epoch, *step) for epoch in "12" for step in steps]
     assert numbers(done.output, "178", end="epoch") == [45]
     assert numbers(done.output, "FakeData:", end="Training") == [3, 1, 28, 28, 3, 2]
-    assert [*done.metrics.values()][:3] == [178, 45, 2]
+    names = ("n_samples", "n_iterations", "last_batch")
+    assert [done.metrics[name] for name in names] == [178, 45, 2]
 
 
 def test_all_trainings_start_alike_and_end_as_soon_as_the_loss_is_below_0_05():
     done = run_once(lesson)
-    epochs = done.axes[0].lines[0].get_ydata()
-    n_steps = [n * math.ceil(178 / size) for n, size in zip(epochs, SIZES) for _ in range(3)]
-    assert [training.rates for training in done.trainings] == [n * [0.5] for n in n_steps]
+    _, epochs = curves(done.axes[0])[0]
+    n_steps = [int(n) * math.ceil(178 / size) for n, size in zip(epochs, SIZES)]
+    rates = [n * [0.5] for n in n_steps for _ in range(3)]  # three runs of each
+    assert [training.rates for training in done.trainings] == rates
     for training in done.trainings:
         weights, bias = training.end.split([13, 1])
         assert torch.equal(training.start, done.trainings[0].start)
         assert criterion(X @ weights + bias, is_0[:, 0]) < 0.05
-    losses, _, _ = second(training, torch.nn.Linear(13, 1), criterion, [(X, is_0)])
-    assert min(losses) >= 0.05  # before the last of the steps with all wines
+    model, batches = torch.nn.Linear(13, 1), [(X, is_0)]  # of the last training
+    losses, _, _ = check_training(done.trainings[-1], rates[-1], model, criterion, batches)
+    assert min(losses) >= 0.05  # before each step
 
 
-def test_epochs_and_lr_decide_the_trainings():
+def test_epochs_and_lr_decide_the_trainings_and_the_seed_the_batches():
     done = run(lesson, "--epochs=1", "--lr=0.001")  # the loss stays above 0.05
     expected = [math.ceil(178 / size) * [0.001] for size in SIZES for _ in range(3)]
     assert [training.rates for training in done.trainings] == expected
     before, default_before = (d.output.split("Training")[0] for d in (done, run_once(lesson)))
-    assert before == default_before  # the same seed gives the same batches
+    assert before == default_before
 
 
 def test_the_time_is_that_of_the_shortest_of_three_runs(monkeypatch):
-    clock = iter([0, 2, 10, 12, 20, 21, 30, 32, 40, 44, 50, 51])  # 2 + 2, 1 + 2, and 4 + 1 seconds
+    clock = iter([0, 2, 0, 2] + [0, 1, 0, 2] + [0, 4, 0, 1])  # three runs of two epochs
     monkeypatch.setattr(lesson, "time", SimpleNamespace(perf_counter=clock.__next__))
     args = lesson.parse_args(["--epochs=2", "--lr=0.001"])
     assert lesson.time_training(lesson.WineDataset(), 178, args) == (2, 3)
@@ -70,7 +73,8 @@ def test_epochs_time_per_epoch_and_their_product_are_drawn_printed_and_returned(
     assert epochs[0] < epochs[4] < epochs[7]
     printed = numbers(done.output, "batch size", end="Training time")
     assert_allclose(np.reshape(printed, (8, 3)).T, [SIZES, epochs, ms_per_epoch], atol=0.06)
-    returned = [value for i in (0, 4, 7) for value in (epochs[i], ms[i] / 1000)]
-    assert_allclose([*done.metrics.values()][3:], returned)
-    printed = [value for i in (0, 4, 7) for value in (ms[i], SIZES[i])]
-    assert_allclose(numbers(done.output, "Training time:"), printed, atol=0.6)
+    expected = [ms[0], 1, ms[4], 16, ms[7], 178]
+    assert_allclose(numbers(done.output, "Training time:"), expected, atol=0.6)
+    for i, size in ((0, 1), (4, 16), (7, 178)):
+        assert done.metrics[f"epochs_{size}"] == epochs[i]
+        assert_allclose(1000 * done.metrics[f"seconds_{size}"], ms[i])

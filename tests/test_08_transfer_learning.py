@@ -8,7 +8,17 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from helpers import SmallResNet, curves, load_lesson, numbers, refusal, run, second, spy, tiles
+from helpers import (
+    SmallResNet,
+    check_training,
+    curves,
+    load_lesson,
+    numbers,
+    refusal,
+    run,
+    spy,
+    tiles,
+)
 from numpy.testing import assert_allclose
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -17,7 +27,7 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import v2
 
 lesson = load_lesson("08")
-TRANSFORMS = dict(lesson.data_transforms)
+TRANSFORMS = dict(lesson.data_transforms)  # which the fixture replaces
 CLASSES = ["cats", "dogs", "owls"]
 PHOTOS = Path("data/hymenoptera_data")
 WEIGHTS = Path("checkpoints", Path(ResNet18_Weights.DEFAULT.url).name)
@@ -25,18 +35,20 @@ FILE = Path("outputs/08_transfer_learning_hymenoptera.pth")
 
 
 @pytest.fixture(autouse=True)
-def small_photos_and_weights(monkeypatch):
+def small_transforms_and_weights(monkeypatch):
+    """Make photos small, so that it is quick, and write the weights to where torch.hub has them."""
     for phase, size in (("train", 32), ("val", 40)):
         small = v2.Compose([v2.Resize((size, size)), lesson.to_tensor])
         monkeypatch.setitem(lesson.data_transforms, phase, small)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: ".")
     for folder in (WEIGHTS.parent, FILE.parent):
         folder.mkdir()
+    torch.manual_seed(0)
     torch.save(SmallResNet().state_dict(), WEIGHTS)
 
 
 def noise(seed, height=30, width=40):
-    """Return a photo of random pixels."""
+    """Return a photo of random pixels, which are brighter with a higher seed."""
     pixels = np.random.default_rng(seed).integers(0, 60 + 10 * seed, (height, width, 3), np.uint8)
     return Image.fromarray(pixels)
 
@@ -56,59 +68,71 @@ def colors(images):
 
 @functools.cache
 def on_photos():
-    """Run on photos, in order; add weights, networks, batches, and the file that was saved."""
+    """Run on photos, in order; add weights, the file that was saved, networks, and both sets."""
     write_photos(PHOTOS)
     with mock.patch.dict(lesson.batch_size, val=8), spy(lesson, "train_model") as train_model:
         done = run(lesson, "--dataset=hymenoptera", "--epochs=8", "--lr=0.02", in_order=True)
-    done.networks = [call.args[0].cpu().eval() for call in train_model.mock_calls]
     done.weights, done.saved = torch.load(WEIGHTS), torch.load(FILE)
-    done.train, done.val = map(list, done.loaders)
+    done.networks = [call.args[0].cpu().eval() for call in train_model.mock_calls]
+    done.train, done.val = (tuple(map(torch.cat, zip(*loader))) for loader in done.loaders)
     return done
 
 
-@pytest.mark.parametrize("i", [0, 1, 2])
-def test_each_training_is_that_of_a_second_network_whose_best_epoch_is_kept(i):
-    done, network, (images, labels) = on_photos(), SmallResNet(num_classes=3), on_photos().train[0]
-    val_images, val_labels = map(torch.cat, zip(*done.val))
-    if i < 2:  # pretrained
-        names = [name for name in done.weights if not name.startswith("fc.")]
-        network.load_state_dict({name: done.weights[name] for name in names}, strict=False)
-    network.requires_grad_(i != 1).train(i != 1).fc.requires_grad_()
-    batches, training = [(images, labels)], done.trainings[i]
-    is_fine_tuning = torch.equal(training.start[:1176], done.weights["0.weight"].flatten())
-    assert is_fine_tuning == (i == 0) and len(training.start) == (99 if i == 1 else 1299)
-    losses, outputs, tests = second(
-        training, network, cross_entropy, batches, val_images, momentum=0.9
-    )
-    accs = [(output.argmax(dim=1) == labels).double().mean() for output in outputs]
-    val_losses = [cross_entropy(output, val_labels) for output in tests[1:]]
-    val_accs = [(output.argmax(dim=1) == val_labels).double().mean() for output in tests[1:]]
-    printed = re.findall(r"Loss: (\S+) Acc: (\S+)", done.output)[16 * i : 16 * i + 16]
-    expected = np.transpose([losses, accs, val_losses, val_accs]).reshape(16, 2)
-    assert_allclose(np.array(printed, float), expected, rtol=1e-3, atol=1e-4)
-    assert_allclose(
-        done.networks[i](val_images).detach(), tests[1 + np.argmax(val_accs)], rtol=1e-3
-    )
-    assert_allclose(curves(done.axes[1])[i], [range(1, 9), val_accs])
-    assert [*done.metrics.values()][i] == pytest.approx(max(val_accs))
-    assert training.rates == pytest.approx(7 * [0.02] + [0.002])
+@functools.cache
+def check(i):
+    """Check the i-th training; return losses and accuracies, both for both sets, and outputs."""
+    done, network = on_photos(), SmallResNet(num_classes=3)
+    if i == 1:  # pretrained and frozen, but for the last layer
+        network.load_state_dict(done.weights | network.fc.state_dict(prefix="fc."))
+        network.eval().requires_grad_(False).fc.requires_grad_()
+    rates = 7 * [0.02] + [0.002]  # one batch for each epoch
+    arguments = done.trainings[i], rates, network, cross_entropy, [done.train], done.val[0]
+    losses, outputs, val_outputs = check_training(*arguments, momentum=0.9)
+    val_losses = [cross_entropy(output, done.val[1]).item() for output in val_outputs]
+    accs = [(o.argmax(dim=1) == done.train[1]).double().mean().item() for o in outputs]
+    val_accs = [(o.argmax(dim=1) == done.val[1]).double().mean().item() for o in val_outputs]
+    return losses, accs, val_losses, val_accs, val_outputs
+
+
+each_training = pytest.mark.parametrize("i", [0, 1, 2], ids=["finetuned", "frozen", "scratch"])
+
+
+@each_training
+def test_losses_and_accuracies_of_both_phases_are_printed_and_drawn(i):
+    *expected, _ = check(i)
+    printed = re.findall(r"Loss: (\S+) Acc: (\S+)", on_photos().output)[16 * i : 16 * i + 16]
+    found = np.array(printed, float).reshape(8, 4).T
+    assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    assert_allclose(curves(on_photos().axes[1])[i], [range(1, 9), expected[3]])
+
+
+@each_training
+def test_the_weights_of_the_best_epoch_are_kept(i):
+    _, _, _, val_accs, val_outputs = check(i)
+    outputs = on_photos().networks[i](on_photos().val[0]).detach()
+    assert_allclose(outputs, val_outputs[np.argmax(val_accs)], rtol=1e-3)
+    name = ("accuracy_finetuned", "accuracy_frozen", "accuracy_scratch")[i]
+    assert on_photos().metrics[name] == pytest.approx(max(val_accs))
+
+
+def test_fine_tuning_starts_with_the_weights_and_the_third_training_at_random():
+    finetuned, _, scratch = (training.start[:1176] for training in on_photos().trainings)
+    pretrained = on_photos().weights["0.weight"].flatten()  # (1176,)
+    assert torch.equal(finetuned, pretrained) and not torch.equal(scratch, pretrained)
 
 
 def test_the_figure_shows_a_training_batch_and_the_least_certain_predictions():
-    done, (images, labels), (val_images, val_labels) = (
-        on_photos(),
-        *on_photos().train,
-        on_photos().val[0],
-    )
+    done = on_photos()
+    images, labels = done.train
+    assert_allclose(tiles(done.axes[0].images[0].get_array(), 32), colors(images), atol=1e-5)
     titles = re.findall("cats|dogs|owls", done.axes[0].get_title())
     assert titles == [CLASSES[label] for label in labels]
-    assert_allclose(tiles(done.axes[0], 32), colors(images), atol=1e-5)
-    values, preds = done.networks[0](val_images).softmax(dim=1).detach().max(dim=1)
-    for ax, i in zip(done.axes[2:], values.argsort()):
-        assert_allclose(ax.images[0].get_array(), colors(val_images)[i], atol=1e-5)
-        assert_allclose(numbers(ax.get_title(), CLASSES[preds[i]]), 100 * values[i], atol=0.6)
-        assert ax.get_title().endswith(CLASSES[val_labels[i]])
-    assert val_images.shape == (8, 3, 40, 40) and len(done.axes) == 2 + 6
+    images, labels = (tensor[:8] for tensor in done.val)  # the first batch
+    values, preds = done.networks[0](images).softmax(dim=1).detach().max(dim=1)
+    for ax, i in zip(done.axes[2:], values.argsort()[:6], strict=True):
+        assert_allclose(ax.images[0].get_array(), colors(images)[i], atol=1e-5)
+        assert_allclose(numbers(ax.get_title(), CLASSES[preds[i]]), [100 * values[i]], atol=0.6)
+        assert ax.get_title().endswith(CLASSES[labels[i]])
 
 
 def test_a_photo_that_a_phone_has_turned_is_predicted_upright():
@@ -119,11 +143,14 @@ def test_a_photo_that_a_phone_has_turned_is_predicted_upright():
     inputs = lesson.data_transforms["val"](photo).unsqueeze(0)
     value, pred = on_photos().networks[0](inputs).softmax(dim=1)[0].max(dim=0)
     output = run(lesson, "--predict", "photo.png", "photo.png").output
-    printed = numbers(output, f"photo.png: {CLASSES[pred]}", end="\n\n")
-    assert_allclose(printed, 2 * [100 * value.item()], atol=0.06)
+    first, second = (numbers(line, f"photo.png: {CLASSES[pred]}") for line in output.splitlines())
+    assert_allclose([first, second], 2 * [[100 * value.item()]], atol=0.06)
 
 
-@pytest.mark.parametrize("content", [None, {"epoch": 3}, {"class_names": CLASSES}])
+OTHER_NETWORK = {"model_state": {"fc.bias": torch.ones(3)}, "class_names": CLASSES}
+
+
+@pytest.mark.parametrize("content", [None, {"epoch": 3}, OTHER_NETWORK])
 def test_predict_without_a_usable_model_names_the_file_and_what_to_do(content):
     if content:
         torch.save(content, FILE)
@@ -131,19 +158,27 @@ def test_predict_without_a_usable_model_names_the_file_and_what_to_do(content):
     assert str(FILE) in message and "--dataset hymenoptera" in message
 
 
-def test_photos_that_cannot_be_read_and_classes_that_differ_are_named():
+def test_a_photo_that_cannot_be_read_is_named():
     write_photos(PHOTOS)
     photo = PHOTOS / "train" / "owls" / "2.png"
     photo.write_bytes(photo.read_bytes()[:600])
     assert str(photo) in refusal(lesson, "--dataset=hymenoptera")
-    photo.parent.rename(PHOTOS / "train" / "bats")
-    assert "bats" in (message := refusal(lesson, "--dataset=hymenoptera")) and "owls" in message
 
 
-def test_photos_are_transformed_as_the_weights_expect_and_training_photos_at_random():
+def test_classes_that_differ_are_named():
+    write_photos(PHOTOS)
+    (PHOTOS / "train" / "owls").rename(PHOTOS / "train" / "bats")
+    message = refusal(lesson, "--dataset=hymenoptera")
+    assert "bats" in message and "owls" in message
+
+
+def test_validation_photos_are_transformed_as_the_weights_expect():
     photo = noise(0, 300, 400)
     expected = ResNet18_Weights.DEFAULT.transforms()(photo)
     torch.testing.assert_close(TRANSFORMS["val"](photo), expected)
+
+
+def test_training_photos_are_cropped_and_flipped_at_random():
     photo = Image.fromarray(np.tile(np.arange(250, dtype=np.uint8), (200, 1))).convert("RGB")
     rows = 255 * colors(torch.stack([TRANSFORMS["train"](photo) for _ in range(30)]))[:, 0, :, 0]
     ranges = rows[:, -1] - rows[:, 0]  # the photo gets brighter from the left to the right
@@ -151,38 +186,43 @@ def test_photos_are_transformed_as_the_weights_expect_and_training_photos_at_ran
     assert 5 < (ranges < 0).sum() < 25 and len(ranges.abs().round().unique()) > 10
 
 
-def test_digits_for_pretraining_training_and_validation_are_others_and_have_their_labels():
-    (X, y), used = load_digits(return_X_y=True), []
-    with mock.patch.object(lesson, "DataLoader", return_value=[]) as loader:
+def test_digits_for_pretraining_training_and_validation_do_not_overlap():
+    with mock.patch.object(lesson, "DataLoader", return_value=[]) as loader:  # only for its set
         lesson.prepare_network_for_digits(500)
-    (sets, names), (other, _) = (lesson.load_offline_data(seed, 500) for seed in (3, 4))
-    for dataset, n in ((loader.call_args.args[0], 10), (sets["train"], 2), (sets["val"], 2)):
+    sets, names = lesson.load_offline_data(3, 500)
+    X, y = load_digits(return_X_y=True)
+    used = []
+    for dataset, n_classes, size in (
+        (loader.call_args.args[0], 10, 500),
+        (sets["train"], 2, 20),  # even or odd
+        (sets["val"], 2, 300),
+    ):
         images, labels = dataset.tensors
         pixels = 16 * colors(images)[:, 2::4, 2::4]  # the centers of 4x4 equal pixels
         distances = torch.cdist(pixels[..., 0].flatten(1), torch.from_numpy(X))
         assert distances.amin(dim=1).max() < 0.01 and pixels.std(dim=3).max() < 1e-5
-        used.append(distances.argmin(dim=1).tolist())
-        assert labels.tolist() == (y[used[-1]] % n).tolist()
-    assert [len(indices) for indices in used] == [500, 20, 300] and names == ["even", "odd"]
-    assert len(set().union(*used)) == 820 and np.bincount(y[used[1]]).tolist() == 10 * [2]
-    assert not torch.equal(sets["train"].tensors[0], other["train"].tensors[0])
+        used.append(distances.argmin(dim=1).tolist())  # which of all digits each image is
+        assert labels.tolist() == (y[used[-1]] % n_classes).tolist() and len(labels) == size
+    assert len(set().union(*used)) == 820 and names == ["even", "odd"]
+    assert np.bincount(y[used[1]]).tolist() == 10 * [2]
 
 
 def test_on_digits_fine_tuning_starts_with_a_network_that_has_learned_to_name_digits():
-    done, (images, labels) = (
-        run(lesson, "--dataset=digits", "--limit=33", in_order=True),
-        lesson.load_color_digits(),
-    )
-    prepared, finetuned, _, scratch = done.trainings
-    network, batches = SmallResNet(num_classes=10), [(images[:32], labels[:32])]  # no batch of one
-    second(prepared, network, cross_entropy, batches, momentum=0.9)
-    assert prepared.rates == 3 * [0.01] and len(finetuned.rates) == 8 * 20 / 4
-    assert torch.equal(finetuned.start[:1176], prepared.end[:1176])
-    assert not torch.equal(scratch.start[:1176], prepared.start[:1176])
+    done = run(lesson, "--dataset=digits", "--limit=33", in_order=True)
+    images, labels = lesson.load_color_digits()
+    batches = [(images[:32], labels[:32])]  # without a batch of one
+    network = SmallResNet(num_classes=10)
+    prepared, finetuned, *_ = done.trainings
+    check_training(prepared, 3 * [0.01], network, cross_entropy, batches, momentum=0.9)
+    assert torch.equal(finetuned.start[:1176], prepared.end[:1176])  # the first layer
+    assert len(finetuned.rates) == 8 * 20 / 4
 
 
-@pytest.mark.parametrize("broken", ["photos", "weights", "nothing"])
-def test_a_download_is_complete_or_digits_are_used(broken, monkeypatch, no_network):
+@pytest.mark.parametrize(
+    ("broken", "data_name", "is_kept"),
+    [("photos", "digits", False), ("weights", "digits", True), (None, "hymenoptera", True)],
+)
+def test_photos_are_complete_or_not_there(broken, data_name, is_kept, monkeypatch, network_tries):
     def fetch(url, folder):
         write_photos(Path(folder, "hymenoptera_data"))
         if broken == "photos":
@@ -191,7 +231,6 @@ def test_a_download_is_complete_or_digits_are_used(broken, monkeypatch, no_netwo
     monkeypatch.setattr(lesson.datasets.utils, "download_and_extract_archive", fetch)
     if broken == "weights":
         WEIGHTS.unlink()
-    found = lesson.download(lesson.parse_args([]))
-    assert found == ("hymenoptera" if broken == "nothing" else "digits")
-    assert list(Path("data").iterdir()) == ([] if broken == "photos" else [PHOTOS])
-    no_network.clear()
+    assert lesson.download(lesson.parse_args([])) == data_name
+    assert list(Path("data").rglob("train")) == ([PHOTOS / "train"] if is_kept else [])
+    network_tries.clear()

@@ -53,3 +53,10 @@ def test_each_question_has_an_answer(name):
     questions = load_lesson(name).__doc__.partition("\nTry it")[2].partition("\nVideo")[0]
     answers = TEXTS[ANSWERS].partition(f"\n## {name[:2]} ")[2].partition("\n## ")[0]
     assert answers.count("\n- ") == questions.count("\n    - ") > 0
+
+
+@each_lesson
+def test_update_can_run_the_variants_of_the_lesson(name):
+    for arguments, changes in update.VARIANTS.get(name[:2], []):
+        compile(update.edit((ROOT / f"{name}.py").read_text("utf-8"), changes), name, "exec")
+        load_lesson(name).parse_args(shlex.split(arguments))

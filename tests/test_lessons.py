@@ -25,20 +25,31 @@ def flags(name):
 
 FLAGS = {name: flags(name) for name in LESSONS}
 DOWNLOADS = [name for name in LESSONS if "--dataset" in FLAGS[name]]
+OTHERS = [name for name in LESSONS if name not in DOWNLOADS]
 # Values that make no sense; a new flag for numbers needs an entry
-BAD_VALUES = {"--epochs": [0], "--batch-size": [0], "--limit": [0], "--num-workers": [-1]}
-BAD_VALUES |= {"--lr": [0, "nan", "inf"], "--seed": []}
+BAD_VALUES = {
+    "--epochs": [0],
+    "--batch-size": [0],
+    "--limit": [0],
+    "--num-workers": [-1],
+    "--lr": [0, "nan", "inf"],
+    "--seed": [],
+}
+HYPER_PARAMETERS = {
+    "--epochs": "num_epochs",
+    "--batch-size": "batch_size",
+    "--lr": "learning_rate",
+}
 each_lesson = pytest.mark.parametrize("name", LESSONS)
 
 
-def small_run(name, *arguments, draw=False):
-    """Run a lesson on little data; add the numbers that came out."""
+def small_run(name, *arguments, save_figure=False):
+    """Run a lesson on little data; add the numbers that came out, and a sum for each start."""
     small = ("--epochs=1", "--limit=100", "--dataset=digits")
     small = [flag for flag in small if flag.partition("=")[0] in FLAGS[name]]
-    done = run(load_lesson(name), *small, *arguments, draw=draw)
-    for training in done.trainings:  # sums instead of vectors, which may be large
-        training.start, training.end = training.start.sum().item(), training.end.sum().item()
-    done.numbers = [training.end for training in done.trainings]
+    done = run(load_lesson(name), *small, *arguments, save_figure=save_figure)
+    done.starts = {training.start.sum().item() for training in done.trainings}
+    done.numbers = [training.end.sum().item() for training in done.trainings]
     done.numbers += [image.get_array().sum() for ax in done.axes for image in ax.images]
     keys = [key for key in done.metrics if not key.startswith(("seconds", "log_dir"))]
     done.numbers += [done.metrics[key] for key in keys]
@@ -50,10 +61,19 @@ def first_run(name):
     """Run a lesson with a folder for each flag that names one, and with `--show`."""
     folders = [f"{flag}=a/{flag[2:]}" for flag in FLAGS[name] if flag.endswith("-dir")]
     with mock.patch.object(plt, "show") as show:
-        done = small_run(name, *folders, "--show", draw=True)
+        done = small_run(name, *folders, "--show", save_figure=True)
     done.n_shown = show.call_count
     paths = [path for path in Path().rglob("*") if path.is_file()]
     done.files = {path.as_posix(): path.read_bytes() for path in paths}
+    return done
+
+
+@functools.cache
+def other_run(name):
+    """Run a lesson with another seed, where it has run before; add the folders there."""
+    Path("outputs").mkdir()
+    done = small_run(name, "--seed=1")
+    done.folders = {path.name for path in Path().iterdir()}
     return done
 
 
@@ -73,23 +93,37 @@ def test_it_draws_shows_and_names_its_files_after_itself(name):
     assert all(path.startswith((f"a/output-dir/{name}", "a/log-dir/")) for path in done.files)
 
 
-@pytest.mark.parametrize("name", sorted(set(LESSONS) - set(DOWNLOADS)))  # the others: `auto` below
+@each_lesson
+def test_metrics_are_a_flat_dict_of_numbers_and_names(name):
+    assert all(isinstance(value, (float, int, str)) for value in first_run(name).metrics.values())
+
+
+@each_lesson
+def test_hyper_parameters_are_the_defaults_of_their_flags(name):
+    lesson = load_lesson(name)
+    for flag, hyper_parameter in HYPER_PARAMETERS.items():
+        if flag in FLAGS[name] and hasattr(lesson, hyper_parameter):
+            assert FLAGS[name][flag]["default"] == getattr(lesson, hyper_parameter)
+
+
+@pytest.mark.parametrize("name", OTHERS)  # for those with --dataset, see test_auto_...
 def test_the_same_seed_gives_the_same_numbers(name):
     assert small_run(name).numbers == first_run(name).numbers
 
 
 @each_lesson
 def test_another_seed_gives_other_numbers_and_another_start_to_each_training(name):
-    Path("outputs").mkdir()  # as after an earlier run
-    first, other = first_run(name), small_run(name, "--seed=1")
-    assert first.numbers != other.numbers
-    assert {path.name for path in Path().iterdir()} <= {"outputs", "runs"}
-    starts, other_starts = ({t.start for t in done.trainings} for done in (first, other))
-    assert not starts & other_starts
+    first, other = first_run(name), other_run(name)
+    assert first.numbers != other.numbers and not first.starts & other.starts
 
 
 @each_lesson
-def test_training_shuffles(name):
+def test_by_default_it_writes_to_outputs_and_runs(name):
+    assert other_run(name).folders <= {"outputs", "runs"}
+
+
+@each_lesson
+def test_training_shuffles_if_it_has_batches(name):
     loaders = [training.loader for training in first_run(name).trainings if training.loader]
     assert all(isinstance(loader.sampler, RandomSampler) for loader in loaders)
 
@@ -117,18 +151,18 @@ def test_bad_flags_exit_2_and_write_nothing(name):
 
 
 @pytest.mark.parametrize("name", DOWNLOADS)
-def test_a_dataset_that_was_asked_for_is_not_replaced_offline(name, no_network):
+def test_a_dataset_that_was_asked_for_is_not_replaced_offline(name, network_tries):
     (dataset,) = set(FLAGS[name]["--dataset"]["choices"]) - {"auto", "digits"}
     message = refusal(load_lesson(name), f"--dataset={dataset}")
-    assert "--dataset digits" in message and no_network
+    assert "--dataset digits" in message and network_tries
     assert not [path for path in Path().rglob("*") if path.is_file()]
-    no_network.clear()
+    network_tries.clear()
 
 
 @pytest.mark.parametrize("name", DOWNLOADS)
-def test_auto_says_that_it_is_offline_and_gives_the_same_numbers_as_digits(name, no_network):
+def test_auto_says_that_it_is_offline_and_gives_the_same_numbers_as_digits(name, network_tries):
     done = small_run(name, "--dataset=auto")
     (loud,) = (line for line in done.output.splitlines() if line.startswith("***"))
     assert "digits" in loud and done.numbers == first_run(name).numbers
-    assert {timeout for _, timeout in no_network} == {15} and socket.getdefaulttimeout() is None
-    no_network.clear()
+    assert {timeout for _, timeout in network_tries} == {15} and socket.getdefaulttimeout() is None
+    network_tries.clear()
