@@ -1,6 +1,7 @@
 """Lesson 01: gradient descent, and the exact solution."""
 
 import numpy as np
+import torch
 from helpers import curves, load_lesson, numbers, run_once
 from numpy.testing import assert_allclose
 from sklearn.datasets import make_regression
@@ -30,8 +31,9 @@ def test_training_reaches_the_least_squares_line():
 def test_all_three_trainings_are_gradient_descent():
     done = run_once(lesson, "--epochs=12", "--lr=0.05")
     line, losses = descend(done.trainings[0].start, 0.05, 12)
-    printed = numbers(done.output, "nn.Linear and SGD:", end="Here")
-    assert_allclose(printed, [*line, *line, *line, *exact], atol=1e-3)
+    printed = numbers(done.output, "nn.Linear and SGD:", end="learning rate 0.01")
+    limit = lesson.learning_rate_limit(torch.from_numpy(X))
+    assert_allclose(printed, [*line, *line, *line, *exact, round(limit, 2)], atol=1e-3)
     assert_allclose(numbers(done.output, "epoch: 10, loss"), [losses[9]], rtol=1e-5)
     loss = np.mean((A @ line - y) ** 2)
     assert_allclose(numbers(done.output, "Training loss"), [loss, loss_exact], atol=0.01)

@@ -31,14 +31,17 @@ def test_the_default_training_is_as_accurate_as_scikit_learns():
     reference = LogisticRegression().fit(X_train, y_train.ravel()).score(X_test, y_test)
     assert_allclose(metrics["accuracy_sklearn"], reference)
     assert metrics["accuracy"] >= reference - 1 / 114  # one tumor
+    printed = numbers(run_once(lesson, "--epochs=1").output, "Test accuracy:")
+    accuracies = [run_once(lesson, "--epochs=1").metrics["accuracy"], reference]
+    assert_allclose(printed, np.multiply(accuracies, 100), atol=0.06)
 
 
 def test_training_is_gradient_descent_and_mistakes_are_counted_at_both_thresholds():
     done = run_once(lesson, "--epochs=20", "--lr=0.2")
     losses, _, outputs = check(done.trainings[0], 20 * [0.2])
-    printed = numbers(done.output, "epoch: 10, loss", end="accuracy")
-    assert_allclose(printed, [losses[9], 20, losses[19]], atol=1e-4)
     accuracy = ((outputs > 0) == y_test).double().mean()
+    printed = numbers(done.output, "epoch: 10, loss", end="threshold")
+    assert_allclose(printed, [losses[9], 20, losses[19], accuracy], atol=1e-4)
     assert_allclose([done.metrics["loss"], done.metrics["accuracy"]], [losses[19], accuracy], 1e-4)
     for threshold, ax in zip((0.5, 0.9), done.axes[1:]):
         matrix = confusion_matrix(y_test, torch.sigmoid(outputs) > threshold)

@@ -23,12 +23,16 @@ def test_the_dataset_gives_the_wines():
     features, labels = zip(*[dataset[i] for i in range(len(dataset))])
     assert_allclose(torch.stack(features), wine.data, rtol=1e-6)
     assert torch.stack(labels).tolist() == wine.target[:, None].tolist()
+    printed = numbers(run_once(lesson).output, "tensor(", end="178")  # one wine, then four
+    assert_allclose(printed[:14], [*wine.data[0], 0], rtol=1e-3)
+    assert len(printed) == 14 + 4 * 14
 
 
 def test_the_loader_gives_45_batches_of_which_the_last_is_short():
     done = run_once(lesson)
-    found = re.findall(r"epoch: (\d)/2, step (\d+)/45, inputs \((\d), 13\)", done.output)
-    steps = [*((str(step), "4") for step in range(5, 45, 5)), ("45", "2")]
+    pattern = r"epoch: (\d)/2, step (\d+)/45, inputs \((\d), 13\), labels \((\d), 1\)"
+    steps = [*((str(step), "4", "4") for step in range(5, 45, 5)), ("45", "2", "2")]
+    found = re.findall(pattern, done.output)
     assert found == [(epoch, *step) for epoch in "12" for step in steps]
     assert numbers(done.output, "178", end="epoch") == [45]
     assert numbers(done.output, "FakeData:", end="Training") == [3, 1, 28, 28, 3, 2]

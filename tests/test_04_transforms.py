@@ -27,6 +27,7 @@ def test_the_dataset_gives_arrays_then_tensors_then_multiplied_tensors():
         assert {type(value) for value in features + labels} == {kind}
         assert_allclose(np.stack(features), factor * wine.data, rtol=1e-6)
         assert_array_equal(np.stack(labels)[:, 0], wine.target)  # not multiplied
+        assert f"\n{heading}\n{kind} {kind}\n" in run_once(lesson).output
         printed = numbers(run_once(lesson).output, heading, end="\n\n")
         assert_allclose(printed, [*factor * wine.data[0], 0], rtol=1e-3)
 
@@ -66,3 +67,11 @@ def test_the_figure_shows_the_photo_and_each_transform_with_its_name():
     for ax, transform in zip(run_once(lesson).axes, transforms, strict=True):
         assert ax.get_title().startswith(type(transform).__name__)
         assert_array_equal(ax.images[0].get_array(), transform(image).permute(1, 2, 0).cpu())
+
+
+def test_the_crop_is_enlarged_and_the_blur_is_seen():
+    axes = {ax.get_title().partition(",")[0]: ax for ax in run_once(lesson).axes}
+    images = {name: axes[name].images[0].get_array().astype(int) for name in axes}
+    contrast = {name: np.abs(np.diff(image, axis=1)).mean() for name, image in images.items()}
+    assert contrast["RandomResizedCrop"] < 0.8 * contrast["Identity"]
+    assert contrast["GaussianBlur"] < 0.1 * contrast["Identity"]

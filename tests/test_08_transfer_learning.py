@@ -41,7 +41,7 @@ def small_transforms_and_weights(monkeypatch):
         small = v2.Compose([v2.Resize((size, size)), lesson.to_tensor])
         monkeypatch.setitem(lesson.data_transforms, phase, small)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: ".")
-    for folder in (WEIGHTS.parent, FILE.parent):
+    for folder in (WEIGHTS.parent, FILE.parent, Path("data")):
         folder.mkdir()
     torch.manual_seed(0)
     torch.save(SmallResNet().state_dict(), WEIGHTS)
@@ -112,7 +112,10 @@ def test_the_weights_of_the_best_epoch_are_kept(i):
     outputs = on_photos().networks[i](on_photos().val[0]).detach()
     assert_allclose(outputs, val_outputs[np.argmax(val_accs)], rtol=1e-3)
     name = ("accuracy_finetuned", "accuracy_frozen", "accuracy_scratch")[i]
-    assert on_photos().metrics[name] == pytest.approx(max(val_accs))
+    best = re.findall(r"best val Acc: (\S+)", on_photos().output)[i]
+    result = numbers(on_photos().output, "Validation accuracy:")[i]
+    found = [on_photos().metrics[name], float(best), result / 100]
+    assert_allclose(found, max(val_accs), atol=1e-3)
 
 
 def test_fine_tuning_starts_with_the_weights_and_the_third_training_at_random():
@@ -205,6 +208,8 @@ def test_digits_for_pretraining_training_and_validation_do_not_overlap():
         assert labels.tolist() == (y[used[-1]] % n_classes).tolist() and len(labels) == size
     assert len(set().union(*used)) == 820 and names == ["even", "odd"]
     assert np.bincount(y[used[1]]).tolist() == 10 * [2]
+    others, _ = lesson.load_offline_data(4, 500)
+    assert not torch.equal(others["train"].tensors[0], sets["train"].tensors[0])
 
 
 def test_on_digits_fine_tuning_starts_with_a_network_that_has_learned_to_name_digits():
@@ -216,6 +221,7 @@ def test_on_digits_fine_tuning_starts_with_a_network_that_has_learned_to_name_di
     check_training(prepared, 3 * [0.01], network, cross_entropy, batches, momentum=0.9)
     assert torch.equal(finetuned.start[:1176], prepared.end[:1176])  # the first layer
     assert len(finetuned.rates) == 8 * 20 / 4
+    assert numbers(done.output, "{'train':") == [20, 33]
 
 
 @pytest.mark.parametrize(

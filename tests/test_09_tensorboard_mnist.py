@@ -68,8 +68,14 @@ def test_charts_show_means_since_the_last_print_and_the_test_at_the_end_of_each_
     assert_allclose(scalars(done.train_log), train, rtol=2e-3)
     assert_allclose(scalars(done.test_log), test, rtol=2e-3)
     assert_allclose([done.metrics["loss"], done.metrics["accuracy"]], test[1][2:], rtol=2e-3)
-    printed = re.findall(r"Step .*, Loss: (\S+)", done.output)
-    assert_allclose(np.array(printed, float), np.array(train)[:, 2], atol=1e-3)
+    printed = re.findall(r"Epoch \[(\d)/2\], Step \[(\d+)/337\], Loss: (\S+)", done.output)
+    expected = [[step // 337 + 1, step % 337 + 1, loss] for step, _, loss, _ in train]
+    assert_allclose(np.array(printed, float), expected, atol=1e-3)
+    printed = re.findall(r"Accuracy of the network: (\S+)%, test loss: (\S+)", done.output)
+    expected = [[100 * accuracy, loss] for _, _, loss, accuracy in test]
+    assert_allclose(np.array(printed, float), expected, atol=0.06)
+    assert numbers(done.output, "Test accuracy:") == [float(printed[1][0])]
+    assert numbers(done.output, "09 ") == [1347, 450]  # training and test images
 
 
 def test_the_log_has_the_graph_of_the_network_and_its_weights_after_both_epochs():

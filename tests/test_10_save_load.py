@@ -94,11 +94,11 @@ def test_training_is_that_of_a_network_of_our_own_and_halves_the_rate_every_four
 
 def test_resume_continues_as_if_there_had_been_no_interruption():
     run(lesson, "--epochs=4", "--lr=0.02")
-    metrics = run(
-        lesson, f"--resume={FILE}", "--epochs=6", "--lr=5"
-    ).metrics  # 0.02, as in the file
+    done = run(lesson, f"--resume={FILE}", "--epochs=6", "--lr=5")  # 0.02, as in the file
     assert_same(torch.load(FILE), six_epochs().training)  # with the state of the generator
-    assert metrics == {"accuracy": six_epochs().metrics["accuracy"]}
+    assert done.metrics == {"accuracy": six_epochs().metrics["accuracy"]}
+    printed = numbers(done.output, "Resumed after epoch")
+    assert_allclose(printed, [4, 6, 100 * done.metrics["accuracy"]], atol=0.06)
 
 
 def test_resume_refuses_a_file_in_one_line_and_leaves_it_as_it_is(capsys):
@@ -138,6 +138,7 @@ def test_accuracy_with_eval_is_that_of_the_model_and_without_depends_on_the_batc
     assert sizes.tolist() == other_sizes.tolist() == [2, 4, 8, 16, 450]
     assert with_eval.tolist() == 5 * [accuracy] and accuracy > 0.9
     assert (np.diff(without_eval) > 0).all() and without_eval[0] < 0.8
+    assert numbers(done.output, "Test accuracy:") == [round(100 * accuracy, 1)]
     found = [done.metrics["accuracy"], done.metrics["eval_difference"]]
     assert_allclose(found, [accuracy, accuracy - without_eval[0]])
     printed = numbers(done.output, "Test images in batches of", end="Checkpoint")

@@ -142,11 +142,11 @@ def test_as_a_module_it_does_nothing_and_as_a_script_it_runs_main(name, capfd, m
 @each_lesson
 def test_bad_flags_exit_2_and_write_nothing(name):
     number_flags = [flag for flag in FLAGS[name] if FLAGS[name][flag].get("type") in (int, float)]
-    for flag in number_flags:
-        for value in BAD_VALUES[flag]:
-            with pytest.raises(SystemExit) as stop:
-                load_lesson(name).main([f"{flag}={value}"])
-            assert stop.value.code == 2, (flag, value)
+    bad_flags = [f"{flag}={value}" for flag in number_flags for value in BAD_VALUES[flag]]
+    for flag in ("--no-such-flag", *bad_flags):
+        with pytest.raises(SystemExit) as stop:
+            load_lesson(name).main([flag])
+        assert stop.value.code == 2, flag
     assert not list(Path().iterdir())
 
 
