@@ -3,8 +3,10 @@
 import math
 import re
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 from helpers import check_training, curves, load_lesson, numbers, run, run_once
 from numpy.testing import assert_allclose
@@ -61,6 +63,13 @@ def test_epochs_and_lr_decide_the_trainings_and_the_seed_the_batches():
     assert [training.rates for training in done.trainings] == expected
     before, default_before = (d.output.split("Training")[0] for d in (done, run_once(lesson)))
     assert before == default_before
+
+
+def test_num_workers_is_for_the_first_loader():
+    with mock.patch.object(lesson, "DataLoader", side_effect=EOFError) as loader:
+        with pytest.raises(EOFError):
+            lesson.main(["--num-workers=2"])
+    assert loader.call_args.kwargs["num_workers"] == 2
 
 
 def test_the_time_is_that_of_the_shortest_of_three_runs(monkeypatch):
