@@ -12,6 +12,7 @@ from helpers import check_training, curves, load_lesson, numbers, run, run_once
 from numpy.testing import assert_allclose
 from sklearn.datasets import load_wine
 from torch.nn.functional import binary_cross_entropy_with_logits as criterion
+from torch.utils.data import DataLoader, TensorDataset
 
 lesson = load_lesson("03")
 wine = load_wine()
@@ -55,6 +56,14 @@ def test_all_trainings_start_alike_and_end_as_soon_as_the_loss_is_below_0_05():
     model, batches = torch.nn.Linear(13, 1), [(X, is_0)]  # of the last training
     losses, _, _ = check_training(done.trainings[-1], rates[-1], model, criterion, batches)
     assert min(losses) >= 0.05  # before each step
+
+
+def test_training_takes_a_step_for_each_batch_in_random_order():
+    training = run_once(lesson).trainings[3 * SIZES.index(32)]
+    torch.manual_seed(0)
+    model = torch.nn.Linear(13, 1)
+    loader = DataLoader(TensorDataset(X, is_0), batch_size=32, shuffle=True)
+    check_training(training, training.rates, model, criterion, loader)
 
 
 def test_epochs_and_lr_decide_the_trainings_and_the_seed_the_batches():

@@ -37,6 +37,7 @@ def test_only_multiplication_in_place_changes_what_is_read_next():
     assert numbers(output, "Read three times:") == [56.92, 56.92, 56.92]
     assert numbers(output, "Read three times, in place:") == [56.92, 227.68, 910.72]
     assert numbers(output, "Difference between reads:") == [0, 853.80]
+    assert run_once(lesson).metrics == {"repeat_difference": 0, "n_transforms": 7}
 
 
 def test_the_transforms_to_copy_are_those_of_the_pretrained_weights():

@@ -81,6 +81,7 @@ def test_the_figure_shows_the_losses_and_the_least_with_an_extra_softmax():
     left, right = three_epochs().axes
     for p, loss in curves(left):
         assert_allclose(loss, -np.log(p))
+    assert [p.tolist() for p, _ in curves(left)[1:]] == [[0.7], [0.1]]
     *drawn, least = curves(right)
     assert_allclose(drawn, [[[1, 2, 3], losses] for losses in three_epochs().losses[1:]], rtol=1e-4)
     assert_allclose(least[1], np.log((np.e + 9) / np.e))

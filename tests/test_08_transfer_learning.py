@@ -213,7 +213,7 @@ def test_digits_for_pretraining_training_and_validation_do_not_overlap():
 
 
 def test_on_digits_fine_tuning_starts_with_a_network_that_has_learned_to_name_digits():
-    done = run(lesson, "--dataset=digits", "--limit=33", in_order=True)
+    done = run(lesson, "--dataset=digits", "--limit=33", "--seed=3", in_order=True)
     images, labels = lesson.load_color_digits()
     batches = [(images[:32], labels[:32])]  # without a batch of one
     network = SmallResNet(num_classes=10)
@@ -221,6 +221,8 @@ def test_on_digits_fine_tuning_starts_with_a_network_that_has_learned_to_name_di
     check_training(prepared, 3 * [0.01], network, cross_entropy, batches, momentum=0.9)
     assert torch.equal(finetuned.start[:1176], prepared.end[:1176])  # the first layer
     assert len(finetuned.rates) == 8 * 20 / 4
+    sets, _ = lesson.load_offline_data(3, 33)
+    assert torch.equal(done.loaders[0].dataset.tensors[0], sets["train"].tensors[0])
     assert numbers(done.output, "{'train':") == [20, 33]
 
 

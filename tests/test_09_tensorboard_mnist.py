@@ -8,10 +8,9 @@ from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
-import pytest
 import torch
 import torchvision
-from helpers import check_training, curves, digits, load_lesson, numbers, run, tiles
+from helpers import check_training, curves, digits, load_lesson, numbers, run, spy, tiles
 from numpy.testing import assert_allclose
 from PIL import Image
 from sklearn.metrics import average_precision_score
@@ -25,12 +24,6 @@ X_train, X_test, y_train, y_test = digits(size=28)
 N_STEPS = 337  # in an epoch of batches of 4
 
 
-def read(log_dir):
-    """Return TensorBoard's readers of what both writers wrote, with all histograms."""
-    folders = (f"{log_dir}/{name}" for name in ("train", "test"))
-    return [EventAccumulator(folder, {"histograms": 0}).Reload() for folder in folders]
-
-
 def scalars(reader):
     """Return the step of each point in both charts, its loss, and its accuracy."""
     pairs = zip(reader.Scalars("loss"), reader.Scalars("accuracy"))
@@ -41,9 +34,18 @@ def scalars(reader):
 def two_epochs():
     """Check two epochs, in order; add the log, and what a network that was trained alike gives."""
     flags = "--dataset=digits --epochs=2 --batch-size=4 --lr=0.0002".split()
-    with mock.patch.object(lesson, "hidden_size", 50):
+    writer = lesson.SummaryWriter
+    with (
+        mock.patch.object(lesson, "hidden_size", 50),
+        spy(writer, "flush") as flush,
+        spy(writer, "close") as close,
+    ):
         done = run(lesson, *flags, in_order=True)
-    done.train_log, done.test_log = read(done.metrics["log_dir"])
+    done.flushed = [Path(call.args[0].log_dir).name for call in flush.call_args_list]
+    done.closed = [Path(call.args[0].log_dir).name for call in close.call_args_list]
+    folders = (f"{done.metrics['log_dir']}/{name}" for name in ("train", "test"))
+    readers = (EventAccumulator(folder, {"histograms": 0}).Reload() for folder in folders)
+    done.train_log, done.test_log = readers  # with all histograms
     network = nn.Sequential(nn.Flatten(), nn.Linear(784, 50), nn.ReLU(), nn.Linear(50, 10))
     batches, rates = list(zip(X_train.split(4), y_train.split(4))), 2 * N_STEPS * [0.0002]
     arguments = done.trainings[0], rates, network, nn.CrossEntropyLoss(), batches, X_test
@@ -137,15 +139,15 @@ def test_mistakes_are_the_surest_wrong_predictions():
     assert done.test_log.Images("mistakes")
 
 
-def test_each_run_has_its_folder_and_ctrl_c_leaves_a_log_up_to_the_last_epoch(monkeypatch):
-    monkeypatch.setattr(lesson, "draw", mock.Mock(side_effect=KeyboardInterrupt))
+def test_both_writers_are_flushed_after_each_epoch_and_closed_in_the_end():
+    assert two_epochs().flushed == ["train", "test", "train", "test"]
+    assert two_epochs().closed == ["train", "test"]
+
+
+def test_each_run_has_a_folder_named_after_its_learning_rate():
     for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            run(lesson, "--dataset=digits", "--epochs=1", "--batch-size=450", "--lr=0.01")
-    folders = list(Path("runs").glob("lr0.01_*"))
-    for train, test in map(read, folders):
-        assert [point[0] for point in scalars(train) + scalars(test)] == [2, 2]  # of three steps
-    assert len(folders) == 2
+        run(lesson, "--dataset=digits", "--epochs=1", "--batch-size=450", "--lr=0.01")
+    assert len(list(Path("runs").glob("lr0.01_*"))) == 2
 
 
 def test_mnist_is_scaled_to_0_1_and_read_in_its_order(monkeypatch):
