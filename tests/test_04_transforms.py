@@ -62,10 +62,11 @@ def test_transforms_change_the_photo_and_random_ones_each_time_anew():
 
 
 def test_the_figure_shows_the_photo_and_each_transform_with_its_name():
+    axes = run_once(lesson).axes
     image = torch.tensor(photo, device=DEVICE).permute(2, 0, 1)
     torch.manual_seed(0)
     transforms = [v2.Identity(), *(transform for transform, _ in lesson.EXAMPLES)]
-    for ax, transform in zip(run_once(lesson).axes, transforms, strict=True):
+    for ax, transform in zip(axes, transforms, strict=True):
         assert ax.get_title().startswith(type(transform).__name__)
         assert_array_equal(ax.images[0].get_array(), transform(image).permute(1, 2, 0).cpu())
 
