@@ -6,6 +6,7 @@ import functools
 import importlib
 import io
 import re
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -13,6 +14,7 @@ from unittest import mock
 import matplotlib.pyplot as plt
 import pytest
 import torch
+import update
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -41,14 +43,14 @@ def spy(owner, name):
     return mock.patch.object(owner, name, autospec=True, side_effect=getattr(owner, name))
 
 
-def run(lesson, *arguments, save_figure=False, in_order=False):
-    """Run `main`; return its metrics, its output, the axes that it drew, and
+def run(lesson, *arguments, in_order=False, save_figure=False):
+    """Run `main`, without shuffling if `in_order`; return metrics, output, the axes drawn, and
 
     - loaders: the DataLoaders, in the order in which they were first iterated,
     - trainings: for each optimizer, the vector of all parameters before the first step (start) and
       after the last (end), the learning rate of each step (rates), and the DataLoader (loader).
 
-    Saving figures takes long. With `in_order`, nothing is shuffled.
+    The figure is only saved if the test needs it, as this takes long.
     """
     trainings = {}
 
@@ -66,21 +68,24 @@ def run(lesson, *arguments, save_figure=False, in_order=False):
     def loader_in_order(*args, shuffle, **settings):
         return DataLoader(*args, **settings)
 
-    with contextlib.ExitStack() as stack:
-        stack.callback(register_optimizer_step_pre_hook(before_step).remove)
-        stack.callback(register_optimizer_step_post_hook(after_step).remove)
-        output = stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        iterate = stack.enter_context(spy(DataLoader, "__iter__"))
-        if in_order:
-            stack.enter_context(mock.patch.object(lesson, "DataLoader", loader_in_order))
-        if not save_figure:
-            stack.enter_context(mock.patch.object(Figure, "savefig"))
-            stack.enter_context(mock.patch.object(Figure, "tight_layout"))
+    no_saving = mock.patch.multiple(Figure, savefig=mock.DEFAULT, tight_layout=mock.DEFAULT)
+    with (
+        contextlib.nullcontext() if save_figure else no_saving,
+        register_optimizer_step_pre_hook(before_step),
+        register_optimizer_step_post_hook(after_step),
+        contextlib.redirect_stdout(io.StringIO()) as output,
+        spy(DataLoader, "__iter__") as iterate,
+        mock.patch.dict(vars(lesson), {"DataLoader": loader_in_order} if in_order else {}),
+    ):
         metrics = lesson.main(arguments)
-    done = SimpleNamespace(metrics=metrics, output=output.getvalue(), axes=plt.gcf().axes)
-    done.loaders = list(dict.fromkeys(call.args[0] for call in iterate.call_args_list))
-    done.trainings = list(trainings.values())
-    return done
+    loaders = list(dict.fromkeys(call.args[0] for call in iterate.call_args_list))
+    return SimpleNamespace(
+        metrics=metrics,
+        output=output.getvalue(),
+        axes=plt.gcf().axes,
+        loaders=loaders,
+        trainings=list(trainings.values()),
+    )
 
 
 run_once = functools.cache(run)  # for several tests; the files are in the folder of the first
@@ -91,13 +96,11 @@ def parameters(tensors):
     return parameters_to_vector(tensors).detach().cpu()
 
 
-def check_training(
-    training, rates, network, criterion, batches, X_test=None, optim=SGD, **settings
-):
+def check_training(training, rates, network, criterion, batches, X=None, optim=SGD, **settings):
     """Check that this network, trained alike, ends with the parameters of the lesson's network.
 
     It starts with the same parameters, and is trained at these rates, one for each step, on the
-    batches in turn. Return the loss and the outputs of each step, and the outputs for `X_test`, in
+    batches in turn. Return the loss and the outputs of each step, and the outputs for `X`, in
     eval mode, after each epoch.
     """
     assert training.rates == pytest.approx(rates)
@@ -114,8 +117,8 @@ def check_training(
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        if X_test is not None:
-            test_outputs.append(copy.deepcopy(network).eval()(X_test.to(DEVICE)).detach().cpu())
+        if X is not None:
+            test_outputs.append(copy.deepcopy(network).eval()(X.to(DEVICE)).detach().cpu())
     torch.testing.assert_close(parameters(trained), training.end, rtol=1e-4, atol=1e-5)
     return losses, [output.detach().cpu() for output in outputs], test_outputs
 
@@ -138,14 +141,26 @@ class SmallResNet(nn.Sequential):
             self.load_state_dict(weights.get_state_dict())
 
 
-def numbers(output, start, end="\n"):
-    """Return the numbers between `start`, with which a line must start, and `end`.
+def check_print(output, start, expected, end="\n"):
+    """Check the numbers between `start`, with which a line must start, and `end`.
 
-    Digits in words count, too: `numbers("a: 1 of v2", "a:")` is [1, 2].
+    Each must be right to its last digit. Digits in words count, too: "a: 1 of v2" has 1 and 2.
     """
     _, found, rest = f"\n{output}\n".partition(f"\n{start}")
-    assert found, f"no line starts with {start!r}"
-    return [float(n) for n in re.findall(r"-?\d+\.?\d*(?:e[-+]?\d+)?", rest.partition(end)[0])]
+    printed = re.findall(r"-?\d+\.?\d*(?:e[-+]?\d+)?", rest.partition(end)[0])
+    assert found and len(printed) == len(expected), f"{start!r} is followed by {printed}"
+    for text, value in zip(printed, expected):
+        text = re.sub(r"\.$", ".0000", text)  # a tensor prints 1.0000 as 1.
+        last_digit = 10.0 ** Decimal(text).as_tuple().exponent
+        assert float(text) == pytest.approx(float(value), rel=1e-3, abs=0.6 * last_digit), start
+
+
+def check_result(done, **expected):
+    """Check these accuracies in the metrics and, in this order, in the result that is printed."""
+    assert {name: done.metrics[name] for name in expected} == pytest.approx(expected)
+    result, _ = update.read_result(done.output)
+    percentages = [float(percentage) for percentage in re.findall(r"(\S+)%", result)]
+    assert percentages == pytest.approx([100 * value for value in expected.values()], abs=0.06)
 
 
 def refusal(lesson, *arguments):
@@ -159,9 +174,3 @@ def refusal(lesson, *arguments):
 def curves(ax):
     """Return x and y of each line that `ax` shows, (2, N)."""
     return [line.get_xydata().T for line in ax.lines]
-
-
-def tiles(grid, size):
-    """Return the images, of size x size pixels, in a grid (H, W, ...) by `make_grid`."""
-    rows, columns = (range(2, length, size + 2) for length in grid.shape[:2])
-    return [grid[row : row + size, column : column + size] for row in rows for column in columns]

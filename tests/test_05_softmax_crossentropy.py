@@ -3,8 +3,9 @@
 import functools
 
 import numpy as np
+import pytest
 import torch
-from helpers import check_training, curves, digits, load_lesson, numbers, run, run_once
+from helpers import check_print, check_result, check_training, curves, digits, load_lesson, run_once
 from numpy.testing import assert_allclose
 from torch import nn
 
@@ -15,8 +16,9 @@ X_train, X_test, y_train, y_test = digits()
 @functools.cache
 def three_epochs():
     """Check the three trainings; add the losses of each epoch, and the last outputs for X_test."""
-    done = run(lesson, "--epochs=3", "--lr=0.2")
+    done = run_once(lesson, "--epochs=3", "--lr=0.2")
     done.losses, done.outputs = [], []
+    assert torch.equal(done.trainings[1].start, done.trainings[2].start)  # these are compared
     is_3 = (y_train == 3).float()[:, None]
     for training, n_outputs, criterion, labels, last_layer in (
         (done.trainings[0], 1, nn.BCEWithLogitsLoss(), is_3, nn.Identity()),
@@ -46,29 +48,20 @@ def test_the_numbers_of_the_video_and_those_beyond_it_are_printed():
         "sigmoid of 2:": [0.8808],
         "softmax of 2 and 0:": [0.8808, 0.1192],
     }.items():
-        assert_allclose(numbers(three_epochs().output, start), expected, atol=1e-4, err_msg=start)
+        check_print(three_epochs().output, start, expected)
     metrics = three_epochs().metrics
     assert metrics["softmax_error"] < 1e-6 and metrics["cross_entropy_error"] < 1e-6
 
 
-def test_the_two_trainings_that_are_compared_start_alike():
-    _, logits, double_softmax = three_epochs().trainings
-    assert torch.equal(logits.start, double_softmax.start)
-
-
 def test_losses_and_accuracies_are_those_of_the_trained_networks():
     done = three_epochs()
-    binary, *others = done.outputs
-    accuracy_binary = ((binary[:, 0] > 0) == (y_test == 3)).double().mean().item()
-    accuracies = [(o.argmax(dim=1) == y_test).double().mean().item() for o in others]
-    found = [done.metrics[f"accuracy_{name}"] for name in ("binary", "logits", "double_softmax")]
-    assert_allclose(found, [accuracy_binary, *accuracies], rtol=1e-6)
-    printed = numbers(done.output, "Is it a 3? Accuracy")
-    assert_allclose(printed, [100 * accuracy_binary, 90], atol=0.06)
-    printed = numbers(done.output, "Last training loss:")
-    assert_allclose(printed, [losses[-1] for losses in done.losses[1:]], atol=0.006)
-    printed = numbers(done.output, "Test accuracy:")
-    assert_allclose(printed, [100 * accuracy for accuracy in accuracies], atol=0.06)
+    is_3, *digit = done.outputs
+    binary = ((is_3[:, 0] > 0) == (y_test == 3)).double().mean().item()
+    logits, double = ((output.argmax(dim=1) == y_test).double().mean().item() for output in digit)
+    check_result(done, accuracy_logits=logits, accuracy_double_softmax=double)
+    assert done.metrics["accuracy_binary"] == pytest.approx(binary)
+    check_print(done.output, "Is it a 3? Accuracy", [100 * binary, 90])
+    check_print(done.output, "Last training loss:", [losses[-1] for losses in done.losses[1:]])
 
 
 def test_an_extra_softmax_costs_accuracy():
