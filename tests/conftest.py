@@ -1,5 +1,6 @@
 """Fixtures that every test uses without asking for them."""
 
+import gc
 import socket
 
 import matplotlib
@@ -8,6 +9,8 @@ import pytest
 import torch
 import torchvision
 from helpers import SmallResNet
+
+gc.freeze()  # does not look for garbage in what was imported, which saves a tenth of the time
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from helpers import check_print, check_training, curves, digits, load_lesson, refusal, run, spy
 from numpy.testing import assert_allclose
@@ -105,11 +106,19 @@ def test_resume_refuses_a_file_in_one_line_and_leaves_it_as_it_is(capsys):
     assert PAYLOAD not in capsys.readouterr().out
 
 
-def test_a_checkpoint_is_written_to_a_file_of_this_process_which_then_takes_its_place():
-    with spy(torch, "save") as save:
-        lesson.Training(lr=0.01).save(Path("checkpoint.pth"))
-    assert str(os.getpid()) in save.call_args.args[1].name
-    assert [path.name for path in Path().iterdir()] == ["checkpoint.pth"]
+def test_a_save_that_dies_halfway_leaves_the_old_checkpoint(monkeypatch):
+    training, file = lesson.Training(lr=0.01), Path("checkpoint.pth")
+    training.save(file)
+    before = file.read_bytes()
+
+    def die_halfway(checkpoint, path):
+        path.write_bytes(before[:5000])
+        raise EOFError(path.name)
+
+    monkeypatch.setattr(torch, "save", die_halfway)
+    with pytest.raises(EOFError, match=str(os.getpid())):  # each process has a file of its own
+        training.save(file)
+    assert file.read_bytes() == before
 
 
 def test_accuracy_with_eval_is_that_of_the_model_and_without_depends_on_the_batch_size():
