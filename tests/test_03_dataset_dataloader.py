@@ -1,6 +1,7 @@
 """Lesson 03: samples, batches, and how the batch size decides the time of training."""
 
 import math
+import re
 from types import SimpleNamespace
 from unittest import mock
 
@@ -26,6 +27,11 @@ def test_the_dataset_gives_the_wines():
     assert_allclose(torch.stack(features), wine.data, rtol=1e-6)
     assert torch.stack(labels).tolist() == wine.target[:, None].tolist()
     check_print(run_once(lesson).output, "tensor(", [*wine.data[0], 0], end="\ntensor")
+
+
+def test_the_first_wine_and_a_batch_of_four_are_printed():
+    wines = run_once(lesson).output.partition("\n178 45")[0]
+    assert len(re.findall(r"\d+\.", wines)) == (1 + 4) * 14  # features and label
 
 
 def test_the_loader_gives_45_batches_of_which_the_last_is_short():
@@ -67,6 +73,7 @@ def test_epochs_and_lr_decide_the_trainings_and_the_seed_the_batches():
     assert [training.rates for training in done.trainings] == expected
     before, default_before = (d.output.split("Training")[0] for d in (done, run_once(lesson)))
     assert before == default_before
+    assert before != run(lesson, "--epochs=1", "--seed=1").output.split("Training")[0]
 
 
 def test_num_workers_is_for_the_first_loader():

@@ -50,6 +50,7 @@ def test_only_multiplication_in_place_changes_what_is_read_next():
 def test_the_transforms_to_copy_are_those_of_the_pretrained_weights():
     with spy(lesson, "print_steps") as print_steps:
         output = run(lesson).output
+    check_print(output, "photo: PIL image,", [640, 427])
     composed, image = print_steps.call_args.args
     expected = ResNet18_Weights.DEFAULT.transforms()(torch.tensor(photo).permute(2, 0, 1))
     assert_allclose(composed(image), expected, atol=0.02)  # 1 of 255
@@ -57,6 +58,14 @@ def test_the_transforms_to_copy_are_those_of_the_pretrained_weights():
         image = transform(image)
         line = f"{type(transform).__name__:10} {tuple(image.shape)}, {image.dtype}, from"
         check_print(output, line, [image.min(), image.max()])
+
+
+def test_transforms_change_the_photo_and_random_ones_each_time_anew():
+    image = torch.tensor(photo).permute(2, 0, 1)[:, ::4, ::4]
+    torch.manual_seed(0)
+    for transform, _ in lesson.EXAMPLES:
+        results = {transform(image).numpy().tobytes() for _ in range(9)}
+        assert len(results) in (1, 9) and image.numpy().tobytes() not in results, transform
 
 
 def test_the_figure_shows_the_photo_after_each_transform_with_its_name():

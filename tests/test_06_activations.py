@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 import torch
-from helpers import check_print, check_result, check_training, curves, load_lesson, run
+from helpers import DEVICE, check_print, check_result, check_training, curves, load_lesson, run, spy
 from numpy.testing import assert_allclose
 from sklearn.datasets import make_moons
 from torch import nn
@@ -57,6 +57,18 @@ def test_the_figure_shows_the_moons_and_each_boundary_where_the_probability_is_o
         at_edge = np.isin(points, [-2, 3]).any(axis=1) | (points[:, 1] == 2)
         between = torch.from_numpy(points[~at_edge])  # where the two areas meet
         assert (network(between) - 0.5).abs().max() < 0.02
+
+
+def test_gradients_are_those_of_the_ten_hidden_layers():
+    inputs, labels = X.to(DEVICE), y.to(DEVICE)
+    with spy(nn.Linear, "__init__") as init:
+        found = lesson.gradient_by_layer(torch.tanh, nn.init.xavier_normal_, inputs, labels)
+    *layers, last_layer = (call.args[0] for call in init.call_args_list)
+    for layer in layers:
+        inputs = torch.tanh(layer(inputs))
+    loss = nn.functional.binary_cross_entropy_with_logits(last_layer(inputs), labels)
+    gradients = torch.autograd.grad(loss, [layer.weight for layer in layers])
+    assert_allclose(found, [gradient.abs().mean().cpu() for gradient in gradients], rtol=1e-4)
 
 
 def test_only_sigmoid_makes_gradients_vanish_over_ten_hidden_layers():

@@ -1,6 +1,7 @@
 """Lesson 07: two networks, what they are trained on, and how often they are right."""
 
 import functools
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -46,7 +47,7 @@ def networks_and_losses():
     for n_in, n_out in ((3, 16), (16, 48), (48, 80), (80, 192)):
         layers4 += [nn.Conv2d(n_in, n_out, 3, padding=1), pool, nn.BatchNorm2d(n_out), relu]
     networks = nn.Sequential(*layers), nn.Sequential(*layers4, nn.Flatten(), nn.Linear(768, 10))
-    # The rate of ConvNet4 rises until 30% of the steps, and falls to nearly 0: a wave of a cosine
+    # The rate of ConvNet4 rises for 30% of the steps, then falls to nearly 0, as a cosine does
     phase = np.interp(range(24), [0, 0.3 * 24 - 1, 23], [-np.pi, 0, np.pi])
     lowest = np.where(phase < 0, 0.001, 1e-7)
     rates4 = lowest + (0.025 - lowest) * (1 + np.cos(phase)) / 2
@@ -117,6 +118,15 @@ def test_the_figure_shows_the_first_training_images_and_their_classes():
     grid = torchvision.utils.make_grid(images[:8]).permute(1, 2, 0)
     assert_allclose(ax.images[0].get_array(), grid / 2 + 0.5, atol=1e-6)
     assert ax.get_title() == ", ".join(CLASSES[label] for label in labels[:8])
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_download_is_announced_unless_the_data_is_there(is_there, monkeypatch, capsys):
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", fake_cifar10)
+    if is_there:
+        Path("data/cifar-10-batches-py").mkdir(parents=True)
+    assert lesson.download(lesson.parse_args([])) == "cifar10"
+    assert ("170 MB" in capsys.readouterr().out) != is_there
 
 
 def test_the_mirror_is_asked_first_then_the_original_server(network_tries):

@@ -56,12 +56,13 @@ def colors(images):
 @functools.cache
 def on_photos():
     """Run on photos, in order; add weights, the file that was saved, networks, and both sets."""
-    write_photos(PHOTOS)
+    write_photos(Path("photos/hymenoptera_data"))
     small = v2.Compose([v2.Resize((32, 32)), lesson.to_tensor])  # not at random
     not_random = mock.patch.dict(lesson.data_transforms, train=small)
     batches = mock.patch.dict(lesson.batch_size, val=8)
     with not_random, batches, spy(lesson, "train_model") as train_model:
-        done = run(lesson, "--dataset=hymenoptera", "--epochs=8", "--lr=0.02", in_order=True)
+        done = run(lesson, "--data-dir=photos", "--epochs=8", "--lr=0.02", in_order=True)
+    assert "Downloading" not in done.output  # as all is there
     done.weights, done.saved = torch.load(WEIGHTS), torch.load(FILE)
     done.networks = [call.args[0].cpu().eval() for call in train_model.mock_calls]
     done.train, done.val = (tuple(map(torch.cat, zip(*loader))) for loader in done.loaders)

@@ -1,6 +1,7 @@
 """The promises that every lesson keeps. Lessons are found by name, their flags by their parsers."""
 
 import functools
+import itertools
 import runpy
 import socket
 import sys
@@ -115,6 +116,12 @@ def test_the_same_seed_gives_the_same_numbers(name):
 def test_another_seed_gives_other_numbers_and_another_start_to_each_training(name):
     first, other = first_run(name), other_run(name)
     assert first.numbers != other.numbers and not first.starts & other.starts
+
+
+@each_lesson
+def test_panels_of_the_figure_do_not_overlap(name):
+    boxes = [ax.get_position() for ax in first_run(name).axes]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 @each_lesson
