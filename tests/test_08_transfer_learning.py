@@ -90,11 +90,14 @@ each_training = pytest.mark.parametrize("i", [0, 1, 2], ids=["finetuned", "froze
 
 @each_training
 def test_losses_and_accuracies_of_both_phases_are_printed_and_drawn(i):
-    *expected, _ = check(i)
-    printed = re.findall(r"Loss: (\S+) Acc: (\S+)", on_photos().output)[16 * i : 16 * i + 16]
-    assert_allclose(np.array(printed, float).reshape(8, 4).T, expected, rtol=1e-3, atol=1e-4)
+    losses, accs, val_losses, val_accs, _ = check(i)
+    epochs = range(1, 9)
+    expected = [epochs, losses, accs, epochs, val_losses, val_accs]
+    pattern = r"Epoch (\d)/8 \w+ Loss: (\S+) Acc: (\S+)"
+    printed = re.findall(pattern, on_photos().output)[16 * i : 16 * i + 16]
+    assert_allclose(np.array(printed, float).reshape(8, 6).T, expected, rtol=1e-3, atol=1e-4)
     curve = on_photos().axes[1].lines[i].get_xydata().T
-    assert_allclose(curve, [range(1, 9), expected[3]])
+    assert_allclose(curve, [epochs, val_accs])
 
 
 @each_training
@@ -124,6 +127,7 @@ def test_the_figure_shows_a_training_batch_and_the_least_certain_predictions():
     grid = colors(make_grid(images)[None])[0].clip(0, 1)
     assert_allclose(done.axes[0].images[0].get_array(), grid, atol=1e-5)
     assert done.axes[0].get_title().endswith(f"{[CLASSES[label] for label in labels]}")
+    assert images.shape == (4, 3, 32, 32) and done.val[0].shape == (9, 3, 224, 224)
     images, labels = (tensor[:8] for tensor in done.val)  # the first batch
     values, preds = done.networks[0](images).softmax(dim=1).detach().max(dim=1)
     for ax, i in zip(done.axes[2:], values.argsort()[:6], strict=True):

@@ -144,13 +144,18 @@ def test_each_run_has_a_folder_named_after_its_learning_rate():
     assert len(list(Path("runs").glob("lr0.01_*"))) == 2
 
 
-def test_mnist_is_scaled_to_0_1(monkeypatch):
+def test_mnist_is_read_from_data_dir_and_scaled_to_0_1(monkeypatch):
     pixels = torch.arange(256, dtype=torch.uint8).repeat(49).view(16, 28, 28)
     sets = [SimpleNamespace(data=pixels[:n], targets=torch.arange(n) % 10) for n in (10, 16)]
-    monkeypatch.setattr(torchvision.datasets, "MNIST", lambda root, train, **_: sets[train])
-    Path("data/MNIST/raw").mkdir(parents=True)
-    Path("data/MNIST/raw/t10k-labels-idx1-ubyte").touch()
-    done = run(lesson, "--epochs=1", "--batch-size=4")
+
+    def MNIST(root, train, download=False):
+        assert root == Path("mine")
+        return sets[train]
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", MNIST)
+    Path("mine/MNIST/raw").mkdir(parents=True)
+    Path("mine/MNIST/raw/t10k-labels-idx1-ubyte").touch()
+    done = run(lesson, "--data-dir=mine", "--epochs=1", "--batch-size=4")
     assert "Downloading" not in done.output  # as all is there
     for loader, mnist in zip(done.loaders, sets):  # the test set is read first, for its images
         images, labels = loader.dataset.tensors

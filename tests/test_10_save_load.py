@@ -36,6 +36,7 @@ def test_model_state_dict_and_checkpoint_bring_back_the_same_parameters():
     done = six_epochs()
     torch.manual_seed(1)
     assert_same(done.state_dict, lesson.Model(n_input_features=6).state_dict())
+    assert [*done.state_dict["linear.weight"].shape] == [1, 6]
     assert_same(done.model.state_dict(), done.state_dict)
     assert_same(done.checkpoint["model_state"], done.state_dict)
     check_print(done.output, "Checkpoint of epoch", [done.checkpoint["epoch"], 0])
