@@ -161,6 +161,7 @@ def test_mnist_is_read_from_data_dir_and_scaled_to_0_1(monkeypatch):
         images, labels = loader.dataset.tensors
         torch.testing.assert_close(images, mnist.data[:, None] / 255)
         assert torch.equal(labels, mnist.targets)
+    assert [ax.get_title()[-1] for ax in done.axes[:4]] == list("0123")  # in their order
     assert done.metrics["dataset"] == "mnist"
 
 
