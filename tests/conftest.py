@@ -10,7 +10,7 @@ import torch
 import torchvision
 from helpers import SmallResNet
 
-gc.freeze()  # does not look for garbage in what was imported, which saves a tenth of the time
+gc.freeze()  # garbage collection skips what was imported, which saves a tenth of the time
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ def test_training_reaches_the_least_squares_line():
     assert_allclose(found, [*exact, loss(exact), loss(exact)], rtol=1e-3)
 
 
-def test_all_three_trainings_are_gradient_descent_below_its_limit():
+def test_all_three_trainings_are_gradient_descent_and_their_numbers_are_printed():
     done = run_once(lesson, "--epochs=12", "--lr=0.05")
     line, losses = descend(done.trainings[0].start, 0.05, 12)
     limit = 2 / max(np.linalg.eigvalsh(2 * A.T @ A / 100))  # 2 over the largest curvature
@@ -39,6 +39,12 @@ def test_all_three_trainings_are_gradient_descent_below_its_limit():
     check_print(done.output, "epoch: 10, loss", [losses[9]])
     check_print(done.output, "Training loss", [loss(line), loss(exact)])
     assert max(done.metrics["difference_by_hand"], done.metrics["difference_autograd"]) < 1e-3
+
+
+def test_the_limit_of_the_learning_rate_is_2_over_the_largest_curvature():
+    B = A + [3, 0]  # all x are larger by 3
+    curvatures = np.linalg.eigvalsh(2 * B.T @ B / 100)
+    assert_allclose(lesson.learning_rate_limit(X + 3), 2 / max(curvatures))
 
 
 def test_the_figure_shows_data_lines_and_the_losses_of_each_epoch():

@@ -118,6 +118,7 @@ def test_the_figure_shows_the_first_training_images_and_their_classes():
     grid = torchvision.utils.make_grid(images[:8]).permute(1, 2, 0)
     assert_allclose(ax.images[0].get_array(), grid / 2 + 0.5, atol=1e-6)
     assert ax.get_title() == ", ".join(CLASSES[label] for label in labels[:8])
+    assert two_epochs("auto").metrics.keys() > {f"accuracy_{name}" for name in CLASSES}
 
 
 @pytest.mark.parametrize("is_there", [False, True])
