@@ -16,11 +16,13 @@ Run (add --show to open the figure in a window, as the video does)
     python 01_linear_regression.py --lr 0.01        (the video's learning rate)
 
 Changes from the video
-    - The learning rate is 0.1. With the video's 0.01, the loss is still 411 in epoch 100. The least
-      possible for a line is 290, not 0, since `noise=20` scatters the points.
+    - The learning rate is 0.1. With the video's 0.01, the loss is still 411 in epoch 100. No line
+      has a loss below 290, because `noise=20` scatters the points around any line.
     - The data is moved to the GPU if there is one, so `predicted` needs `.cpu()` before `.numpy()`.
+    - Early copies of 05_1_gradientdescent_manually.py (see "Recap") have a gradient that is 4 times
+      too large: `np.dot(2*x, y_pred - y)` is already a sum over the 4 samples, not a mean.
 
-Try it (answers: docs/answers.md)
+Try it (answers: docs/answers.md, error messages: docs/errors.md)
     - `--lr 0.01`: how far is the loss from the exact solution's after 100 epochs? After 500?
     - `--lr 0.9` and `--lr 1`: which one converges? At which epoch can you tell?
     - Remove the line with `y.view`. The model still trains. What does it learn, and why? (The loss
@@ -43,15 +45,16 @@ from sklearn import datasets
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-# Hyper-parameters (defaults: flags such as --epochs override them, see parse_args)
+# Hyper-parameters (defaults: flags such as --epochs change them, see parse_args)
 num_epochs = 100
 learning_rate = 0.1
 
 
 def main(argv=None):
-    """Run the lesson with these flags, or the command line's; return metrics for the tests."""
+    """Run the lesson with the flags in `argv` (default: the command line's); return metrics."""
     args = parse_args(argv)
     num_epochs, learning_rate = args.epochs, args.lr
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     print(f"01 Linear regression | device: {device} | data: make_regression, 100 samples")
 
@@ -62,10 +65,11 @@ def main(argv=None):
     # NumPy's floats have 64 bits, the model's weights 32: without astype, model(X) raises an error
     X = torch.from_numpy(X_numpy.astype(np.float32)).to(device)
     y = torch.from_numpy(y_numpy.astype(np.float32)).to(device)
-    y = y.view(y.shape[0], 1)  # (100,) -> (100, 1), the shape of the model's output
+    # view gives the same numbers another shape: (100,) -> (100, 1), that of the model's output
+    y = y.view(y.shape[0], 1)
     n_samples, n_features = X.shape
 
-    # 1) Model
+    # 1) Model. Linear model f = w·x + b; w is model.weight, b is model.bias
     input_size = n_features
     output_size = 1
     model = nn.Linear(input_size, output_size).to(device)
@@ -87,10 +91,11 @@ def main(argv=None):
         # Zero the gradients, as backward() adds to them
         optimizer.zero_grad()
 
-        if (epoch + 1) % 10 == 0:  # float32 has about 7 digits, so the last one printed may vary
+        if (epoch + 1) % 10 == 0:  # float32 has about 7 digits, so the last ones may vary
             print(f"epoch: {epoch + 1}, loss = {loss.item():.4f}")
 
-    # Plot: the left half of the figure. numpy() refuses tensors that require gradients: detach()
+    # Plot: the left half of the figure, completed by draw. numpy() raises an error if a tensor
+    # requires gradients, so detach() comes first.
     predicted = model(X).detach().cpu().numpy()
     plt.figure(figsize=(11, 4.5))
     plt.subplot(1, 2, 1)
@@ -99,7 +104,7 @@ def main(argv=None):
 
     # Recap of earlier chapters of the video (05_1_gradientdescent_manually.py and
     # 05_2_gradientdescent_auto.py): the same training, without nn and optim. The same seed gives
-    # the same random start.
+    # the same initial weight and bias. The losses of the training by hand are drawn on the right.
     torch.manual_seed(args.seed)
     start = nn.Linear(input_size, output_size)
     w_hand, b_hand, losses = train_by_hand(X, y, start, learning_rate, num_epochs)
@@ -116,18 +121,19 @@ def main(argv=None):
     print(f"least squares, exact: weight {w_exact:.4f}, bias {b_exact:.4f}")
 
     # Beyond the video: other learning rates, the video's, and one above the limit of this data
-    print(f"Here, training converges if the learning rate is below {learning_rate_limit(X):.2f}")
+    print(f"On this data, training converges if the rate is below {learning_rate_limit(X):.2f}")
     _, _, slow = train_by_hand(X, y, start, 0.01, 100)
     _, _, diverging = train_by_hand(X, y, start, 1.05, 20)
-    print(f"learning rate 0.01: loss {slow[-1]:.0f} in epoch 100")
-    print(f"learning rate 1.05: loss {diverging[-1]:.0f} in epoch 20, from {diverging[0]:.0f}")
+    print(f"learning rate 0.01: epoch 1 loss {slow[0]:.0f}, epoch 100 loss {slow[-1]:.0f}")
+    print(f"learning rate 1.05: epoch 1 loss {diverging[0]:.0f}, epoch 20 loss {diverging[-1]:.0f}")
 
     # The loss after the last update (the loop prints losses before each update)
     loss = criterion(model(X), y).item()
     loss_exact = criterion(w_exact * X + b_exact, y).item()
-    plt.plot(X_numpy, w_exact * X_numpy + b_exact, "k--", linewidth=1, label="least-squares line")
+    plt.axline((0, b_exact), slope=w_exact, color="k", linestyle="--", label="least-squares line")
     draw(losses, slow, diverging, loss_exact, args)
-    print(f"Training loss: {loss:.2f}, exact solution: {loss_exact:.2f} (make_regression)")
+    result = f"Loss after the last update: {loss:.2f}, of the exact solution: {loss_exact:.2f}"
+    print(f"{result} (make_regression)")
     print("Figure:", args.output_dir / "01_linear_regression.png")
     return {
         "weight": weight,
@@ -154,7 +160,7 @@ def train_by_hand(X, y, start, lr, epochs):
         error = y_predicted - y
         loss = (error**2).mean()  # loss = criterion(y_predicted, y)
         w_gradient = (2 * error * X).mean().item()  # loss.backward()
-        b_gradient = (2 * error).mean().item()
+        b_gradient = (2 * error).mean().item()  # (computed anew: no zero_grad)
         w -= lr * w_gradient  # optimizer.step()
         b -= lr * b_gradient
         losses.append(loss.item())
@@ -181,14 +187,16 @@ def train_with_autograd(X, y, start, lr, epochs):
 def learning_rate_limit(X):
     """Return the learning rate above which gradient descent for w·x + b diverges.
 
-    The more the loss curves in some direction of (w, b), the smaller a step must be. The limit is 2
-    divided by the largest curvature (the largest eigenvalue of the matrix of second derivatives),
-    which is m2 + 1 + sqrt((m2 - 1)² + 4 · m1²) with m1 = mean(x) and m2 = mean(x²). Above it, each
-    step jumps past the minimum, and lands farther from it than it started.
+    With one weight, the loss is a parabola, and the limit is 2 / (its second derivative). At this
+    rate, each step ends as far beyond the minimum as it began before it; above it, farther away.
+    With two weights, the largest second derivative in any direction of (w, b) counts; the formula
+    is from linear algebra. In the perpendicular direction, training may still converge, so the loss
+    may fall at first.
     """
     m1 = X.mean().item()
     m2 = (X**2).mean().item()
-    return 2 / (m2 + 1 + math.sqrt((m2 - 1) ** 2 + 4 * m1**2))
+    largest_second_derivative = m2 + 1 + math.sqrt((m2 - 1) ** 2 + 4 * m1**2)
+    return 2 / largest_second_derivative
 
 
 def draw(losses, slow, diverging, loss_exact, args):
@@ -199,14 +207,13 @@ def draw(losses, slow, diverging, loss_exact, args):
     ax = plt.subplot(1, 2, 2)
     ax.plot(range(1, args.epochs + 1), losses, "b", label=f"learning rate {args.lr}")
     ax.plot(range(1, 101), slow, "C1--", label="learning rate 0.01 (video)")
-    ax.plot(range(1, 21), diverging, "k-.", label="learning rate 1.05")
-    ax.axhline(loss_exact, color="gray", linestyle=":", label=f"least squares: {loss_exact:.0f}")
+    ax.plot(range(1, 21), diverging, "C4-.", label="learning rate 1.05")
+    ax.axhline(loss_exact, color="k", linestyle="--", label=f"least squares: {loss_exact:.0f}")
     ax.set(title="Training loss", xlabel="epoch", ylabel="mean squared error", yscale="log")
     ax.set_ylim(loss_exact / 2, 2 * max(diverging[-1], losses[0]))
     ax.legend()
 
     plt.tight_layout()
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     plt.savefig(args.output_dir / "01_linear_regression.png")
     if args.show:
         plt.show()
@@ -215,15 +222,14 @@ def draw(losses, slow, diverging, loss_exact, args):
 def parse_args(argv):
     """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.description = __doc__.splitlines()[0]
     parser.add_argument("--epochs", type=int, default=num_epochs, help="passes over the data")
     parser.add_argument("--lr", type=float, default=learning_rate, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
-    if args.epochs < 1 or not 0 < args.lr < float("inf"):
-        parser.error("--epochs must be at least 1, and --lr finite and above 0")
+    if args.epochs < 1 or not 0 < args.lr <= 1000 or not 0 <= args.seed < 2**32:
+        parser.error("--epochs must be at least 1, and 0 < --lr <= 1000, and 0 <= --seed < 2**32")
     return args
 
 
