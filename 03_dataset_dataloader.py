@@ -2,13 +2,13 @@
 
 A `Dataset` returns samples one at a time; a `DataLoader` groups them into batches, shuffled if you
 like. The 178 wines of the video are read from a CSV file and loaded in batches of 4. Then a
-classifier is trained with eight batch sizes, and the time that each takes is compared.
+classifier is trained with several batch sizes, at one learning rate, and at one for each size.
 
 You will learn
     - what epoch, batch size, and iteration mean
     - how to write a `Dataset`: `__getitem__` returns one sample, `__len__` the number of samples
     - what a `DataLoader` does: batches, shuffling, worker processes, the short last batch
-    - how the batch size trades the number of epochs against the time of each epoch
+    - what the batch size has to do with the learning rate and with the time of training
 
 Run (add --show to open the figure in a window)
     python 03_dataset_dataloader.py
@@ -19,15 +19,15 @@ Changes from the video
     - The CSV file comes with scikit-learn, so the script runs from any folder. It has the label in
       the last column, not the first, and the classes 0 to 2, not 1 to 3.
     - `num_workers` is 0: the script loads the batches itself, as starting two workers takes longer
-      than reading so little data. On Windows and macOS (and on Linux from Python 3.14 on), each
-      worker is a new Python that imports this file first. Without `if __name__ == "__main__":` at
-      the end, it would run `main` again, and stop with a RuntimeError.
+      than reading so little data. On Windows and macOS, each worker is a new Python that imports
+      this file first. Without `if __name__ == "__main__":` at the end, the import would run `main`
+      again, which stops with a RuntimeError. (Linux needs it, too, from Python 3.14 on.)
     - `FakeData`, random images, replaces MNIST, so that nothing has to be downloaded. The transform
       is what is recommended today in place of `ToTensor` (lesson 04).
 
-Try it (answers: docs/answers.md)
-    - `--num-workers 2`: where does the run pause now, and why?
-    - `--lr 5`: which batch sizes gain from a learning rate ten times as large? Which do not?
+Try it (answers: docs/answers.md, error messages: docs/errors.md)
+    - `--num-workers 2`: where does the run pause now, and why? (On Linux, the pause may be short.)
+    - `--lr 5`: which batch sizes need fewer updates than with 0.5? Which do not, and why?
     - `shuffle=False` in the first `train_loader`: what are the labels of the first batch, and why?
 
 Video
@@ -37,6 +37,7 @@ Video
 
 import argparse
 import math
+import statistics
 import time
 from pathlib import Path
 
@@ -46,18 +47,14 @@ import sklearn.datasets
 import torch
 import torch.nn as nn
 import torchvision
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from matplotlib.ticker import LogLocator
+from torch.utils.data import DataLoader, Dataset, TensorDataset, random_split
 from torchvision.transforms import v2
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-# Hyper-parameters of the training beyond the video (defaults: flags such as --lr change them, see
-# parse_args)
-max_epochs = 300
-learning_rate = 0.5
-
-# To compute a gradient over all samples of a large dataset takes long, and the samples may not fit
-# into memory, so they are divided into batches:
+# Computing a gradient over all samples of a large dataset takes a long time, and the samples may
+# not fit into memory, so they are divided into batches, with an update of the weights after each:
 #     for epoch in range(num_epochs):
 #         for i in range(total_batches):  # loop over all batches
 # epoch: one forward and backward pass of all training samples
@@ -74,7 +71,9 @@ class WineDataset(Dataset):
         path = Path(sklearn.datasets.__file__).parent / "data" / "wine_data.csv"
         xy = np.loadtxt(path, delimiter=",", dtype=np.float32, skiprows=1)  # skip the header
         self.x_data = torch.from_numpy(xy[:, :-1])  # all columns but the last: (178, 13)
-        self.y_data = torch.from_numpy(xy[:, [-1]])  # the last, as a column of floats: (178, 1)
+        # The last, as a column of floats (178, 1), the shape that lesson 02's loss takes. Lesson
+        # 05's takes integers (178,), which would be torch.from_numpy(xy[:, -1].astype(np.int64)).
+        self.y_data = torch.from_numpy(xy[:, [-1]])
         self.n_samples = xy.shape[0]
 
     def __getitem__(self, index):  # dataset[index]: features (13,) and label (1,)
@@ -85,8 +84,9 @@ class WineDataset(Dataset):
 
 
 def main(argv=None):
-    """Run the lesson with these flags, or the command line's; return metrics for the tests."""
+    """Run the lesson with the flags in `argv` (default: the command line's); return metrics."""
     args = parse_args(argv)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     print(f"03 Dataset and DataLoader | device: {device} | data: wine, 178 samples")
 
@@ -110,7 +110,7 @@ def main(argv=None):
     num_epochs = 2
     total_samples = len(dataset)
     n_iterations = math.ceil(total_samples / 4)  # 178 / 4 = 44.5 -> 45
-    print(total_samples, n_iterations)
+    print(f"{total_samples} samples, {n_iterations} iterations per epoch")
     for epoch in range(num_epochs):
         for i, (inputs, labels) in enumerate(train_loader):
             # Forward pass, backward pass, and update would stand here (see `train`, below)
@@ -121,7 +121,7 @@ def main(argv=None):
     # Famous datasets are ready to use in torchvision.datasets. FakeData has 12 random images of
     # 28x28 pixels, each with a random class. For MNIST (lesson 09), the call is
     #     torchvision.datasets.MNIST(root="data", train=True, transform=to_tensor, download=True)
-    # to_tensor makes float tensors, from 0 to 1, of images.
+    # to_tensor converts images to float tensors with values from 0 to 1.
     to_tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
     train_dataset = torchvision.datasets.FakeData(12, (1, 28, 28), transform=to_tensor)
     train_loader = DataLoader(dataset=train_dataset, batch_size=3, shuffle=True)
@@ -135,89 +135,101 @@ def main(argv=None):
     last_batch = total_samples % 4
     print(f"The last batch has {last_batch} samples")
 
-    # Beyond the video: how long until the loss of lesson 02's model (here for "is it variety 0?"),
-    # checked after each epoch, is below 0.05, with the same learning rate for all? Small batches
-    # need few epochs, as an epoch has many updates, but each epoch is slow, as each batch has a
-    # fixed cost, however small it is. Large batches make epochs quick, but with few updates. The
-    # time is the product, here shortest in between.
-    print("Training until the loss is below 0.05, time including loading")
-    epochs, seconds = {}, {}
-    for batch_size in (1, 2, 4, 8, 16, 32, 64, 178):
-        epochs[batch_size], seconds[batch_size] = time_training(dataset, batch_size, args)
-        ms = 1000 * seconds[batch_size] / epochs[batch_size]
-        print(f"batch size {batch_size:3}: {epochs[batch_size]:3} epochs of {ms:4.1f} ms")
-    # Two other things matter. Memory: 64 photos alone (3x224x224 float32 numbers each) take 39 MB,
-    # all 1.28 million of ImageNet 771 GB. And larger batches allow larger learning rates: in
-    # proportion to the batch size, if the rate is raised gradually in the first epochs, on ImageNet
-    # up to batches of 8,192 (Goyal et al., 2017).
+    # Beyond the video: a validation set, to choose settings on (not below, where the time of
+    # training is compared). Both sets share the dataset, so also its transform (lesson 04).
+    train_set, val_set = random_split(dataset, [0.8, 0.2])
+    print(f"random_split: {len(train_set)} training samples, {len(val_set)} validation samples")
 
-    draw(epochs, seconds, args)
-    times = ", ".join(f"{1000 * seconds[n]:.0f} ms with batches of {n}" for n in (1, 16, 178))
-    print(f"Training time: {times} (wine)")
-    print("Figure:", args.output_dir / "03_dataset_dataloader.png")
+    # Beyond the video: batch size and learning rate. Lesson 02's model learns to answer "is it
+    # variety 0?" until the loss on all samples, checked after each update, is below 0.05.
+    X = (dataset.x_data - dataset.x_data.mean(dim=0)) / dataset.x_data.std(dim=0)
+    y = (dataset.y_data == 0).float()
+    samples = TensorDataset(X.to(device), y.to(device))  # a ready-made Dataset of tensors
+    sizes = (1, 4, 16, 32, 64, 178)
+    # At the same rate, all sizes need about as many updates (size 1 more: its gradients are noisy).
+    print("Updates until the loss is below 0.05 (at most 2000; medians of three seeds)")
+    same = measure(samples, {n: args.lr for n in sizes}, args.seed)
+    # At a rate in proportion to the size, all need about as many epochs: a batch and a rate that
+    # are four times as large save three of four updates, down to the few that are always needed. So
+    # large batches can save time, as they bear larger rates (small ones do not, see `--lr 5`). On
+    # ImageNet, this worked up to batches of 8,192 (Goyal et al., 2017).
+    print("With a learning rate in proportion to the batch size")
+    scaled = measure(samples, {n: args.lr / 10 * n for n in sizes}, args.seed)
+
+    draw(same, scaled, args)
     metrics = {"n_samples": total_samples, "n_iterations": n_iterations, "last_batch": last_batch}
     for n in (1, 16, 178):
-        metrics[f"epochs_{n}"], metrics[f"seconds_{n}"] = epochs[n], seconds[n]
+        metrics[f"updates_{n}"], metrics[f"seconds_{n}"] = same[n]
+    for n in (4, 32):
+        metrics[f"epochs_scaled_{n}"] = scaled[n][0] * n / total_samples
+    updates = ", ".join(f"{same[n][0]} (batch size {n})" for n in (1, 16, 178))
+    print(f"Updates at the same learning rate: {updates} (wine)")
+    print("Figure:", args.output_dir / "03_dataset_dataloader.png")
     return metrics
 
 
 # Beyond the video
-def time_training(dataset, batch_size, args):
-    """Return the epochs and the seconds until the loss is below 0.05 (the shortest of three runs).
+def measure(samples, rates, seed):
+    """Train with each batch size n at the learning rate rates[n]; print what it takes.
 
-    If the loss is never below 0.05, these are --epochs and the seconds that they took.
+    Return {n: (updates, seconds)}, medians of three seeds.
     """
-    # The question is "is it variety 0?". Model, loss, and optimizer are those of lesson 02, and the
-    # features are standardized as there. A TensorDataset is a ready-made Dataset of tensors.
-    X = (dataset.x_data - dataset.x_data.mean(dim=0)) / dataset.x_data.std(dim=0)
-    y = (dataset.y_data == 0).float()
-    loader = DataLoader(TensorDataset(X, y), batch_size=batch_size, shuffle=True)
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tensors this small gain nothing from more threads
-    runs = []
-    for run in range(3):
-        torch.manual_seed(args.seed)  # the same start and the same order
-        runs.append(train(loader, X.to(device), y.to(device), args))
-    torch.set_num_threads(n_threads)
-    return min(runs)  # the epochs are equal, so this is the shortest time
+    results = {}
+    for n, lr in rates.items():
+        runs = [train(samples, n, lr, seed + i) for i in range(3)]
+        updates = statistics.median([n_updates for n_updates, seconds in runs])
+        seconds = statistics.median([seconds for n_updates, seconds in runs])
+        results[n] = (updates, seconds)
+        took = f"{updates:4} updates, {updates * n / len(samples):4.1f} epochs"
+        print(f"batch size {n:3}, learning rate {lr:4.3g}: {took}, {1000 * seconds:3.0f} ms")
+    return results
 
 
-def train(loader, X, y, args):
-    """Train until the loss on all samples is below 0.05; return the epochs and their seconds."""
+def train(samples, batch_size, lr, seed):
+    """Train until the loss on all samples is below 0.05; return the updates and their seconds."""
+    torch.manual_seed(seed)  # of the initial weights and the order of the samples
+    X, y = samples.tensors
+    loader = DataLoader(samples, batch_size=batch_size, shuffle=True, drop_last=True)
     model = nn.Linear(13, 1).to(device)
     criterion = nn.BCEWithLogitsLoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=args.lr)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    n_updates = 0
     seconds = 0.0
-    for epoch in range(args.epochs):
+    while True:
         start = time.perf_counter()
         for inputs, labels in loader:
-            loss = criterion(model(inputs.to(device)), labels.to(device))
+            loss = criterion(model(inputs), labels)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-        loss.item()  # waits until the GPU has finished, so that its time counts
-        seconds += time.perf_counter() - start
-        with torch.no_grad():
-            if criterion(model(X), y) < 0.05:
-                break
-    return epoch + 1, seconds
+            n_updates += 1
+            model.bias.item()  # waits until the GPU has finished, so that its time counts
+            seconds += time.perf_counter() - start
+            with torch.no_grad():  # the time of this check does not count
+                if criterion(model(X), y) < 0.05 or n_updates == 2000:  # 2000: give up
+                    return n_updates, seconds
+            start = time.perf_counter()
 
 
-def draw(epochs, seconds, args):
-    """Draw epochs, time per epoch, and their product for each batch size; save the figure."""
-    sizes = list(epochs)
+def draw(same, scaled, args):
+    """Draw updates, epochs, and time for each batch size, with both kinds of rate; save it."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
-    axes[0].plot(sizes, [epochs[size] for size in sizes], "o-")
-    axes[0].set(title="Epochs until the loss is below 0.05", ylabel="epochs")
-    axes[1].plot(sizes, [1000 * seconds[size] / epochs[size] for size in sizes], "o-")
-    axes[1].set(title="× time per epoch", ylabel="milliseconds per epoch")
-    axes[2].plot(sizes, [1000 * seconds[size] for size in sizes], "o-")
-    axes[2].set(title="= training time", ylabel="milliseconds")
-    for ax in axes:
-        ax.set(xlabel="batch size", xscale="log", ylim=0)
+    for results, style, label in (
+        (same, "o-", f"same learning rate: {args.lr:g}"),
+        (scaled, "s--", f"in proportion: {args.lr / 10:g} × batch size"),
+    ):
+        sizes = list(results)
+        axes[0].plot(sizes, [results[n][0] for n in sizes], style, label=label)
+        axes[1].plot(sizes, [results[n][0] * n / 178 for n in sizes], style, label=label)
+        axes[2].plot(sizes, [1000 * results[n][1] for n in sizes], style, label=label)
+    for ax, title in zip(axes, ("Updates", "Epochs", "Milliseconds")):
+        ax.set(title=f"{title} until the loss is below 0.05")
+        ax.set(xlabel="batch size", xscale="log", yscale="log")
         ax.set_xticks(sizes, labels=sizes)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")  # 100, not 10²
         ax.minorticks_off()
-    args.output_dir.mkdir(parents=True, exist_ok=True)
+    axes[0].legend()
     figure.savefig(args.output_dir / "03_dataset_dataloader.png")
     if args.show:
         plt.show()
@@ -226,16 +238,14 @@ def draw(epochs, seconds, args):
 def parse_args(argv):
     """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.description = __doc__.splitlines()[0]
-    parser.add_argument("--epochs", type=int, default=max_epochs, help="at most this many epochs")
     parser.add_argument("--num-workers", type=int, default=0, help="for the first loader")
-    parser.add_argument("--lr", type=float, default=learning_rate, help="learning rate")
+    parser.add_argument("--lr", type=float, default=0.5, help="the same learning rate for all")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
-    if args.epochs < 1 or args.num_workers < 0 or not 0 < args.lr < float("inf"):
-        parser.error("--epochs must be at least 1, --num-workers 0, and --lr finite and above 0")
+    if args.num_workers < 0 or not 0 < args.lr <= 1000 or not 0 <= args.seed < 2**32:
+        parser.error("--num-workers must be >= 0, and 0 < --lr <= 1000, and 0 <= --seed < 2**32")
     return args
 
 
