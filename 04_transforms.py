@@ -5,9 +5,9 @@ the wine data, as in the video. The second part applies torchvision's built-in o
 
 You will learn
     - how a `Dataset` takes a `transform`, and how `Compose` chains several
-    - why a transform must not change its input in place
+    - why a transform must not work in place on memory that it shares with the dataset
     - how each step from photo to normalized tensor changes shape, dtype, and value range
-    - how random transforms vary the photos that a network is trained on
+    - how random transforms vary the photos that a network is trained on (augmentation)
 
 Run (add --show to open the figure in a window)
     python 04_transforms.py
@@ -21,8 +21,8 @@ Changes from the video
       `ToTensor` below is the video's own class for wines.)
     - The CSV file is scikit-learn's, as in lesson 03: the label comes last, and counts from 0.
 
-Try it (answers: docs/answers.md)
-    - `--seed 1`: which photos in the figure change, and which stay the same?
+Try it (answers: docs/answers.md, error messages: docs/errors.md)
+    - `--seed 1`: which images in the figure change, and which stay the same?
     - Remove `scale=True`. What is the range of the values now, and after `Normalize`?
     - Swap `Resize` and `CenterCrop`. How large is the result, and how much of the photo is left?
 
@@ -44,14 +44,14 @@ from torchvision.transforms import v2
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-# Built-in transforms, in torchvision.transforms.v2
+# Built-in transforms (all of them: https://docs.pytorch.org/vision/stable/transforms.html)
 #     on images and tensors:  CenterCrop, Grayscale, Pad, RandomAffine, RandomCrop, RandomErasing,
 #                             RandomHorizontalFlip, RandomRotation, Resize, ...
 #     on tensors:             LinearTransformation, Normalize
 #     conversion:             ToPILImage (from tensor or array), ToImage and ToDtype (from PIL image
 #                             or array to tensor; video: ToTensor)
 #     generic:                Lambda (wraps a function)
-#     your own:               a class with `__call__`, as below
+#     your own:               a class with `__call__`, which runs if you write transform(sample)
 #     several in a row:       composed = Compose([Resize(256), RandomCrop(224)])
 
 
@@ -97,8 +97,9 @@ class MulTransform:
 
 
 def main(argv=None):
-    """Run the lesson with these flags, or the command line's; return metrics for the tests."""
+    """Run the lesson with the flags in `argv` (default: the command line's); return metrics."""
     args = parse_args(argv)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     print(f"04 Transforms | device: {device} | data: wine, 178 samples; china.jpg, 1 photo")
 
@@ -129,35 +130,48 @@ def main(argv=None):
     # dataset. The first feature is read three times: 4 x 14.23 = 56.92 is right.
     readings = read_three_times(MulTransform(4))
     readings_in_place = read_three_times(MulTransformInPlace(4))
-    print("\nRead three times:          ", readings)
-    print("Read three times, in place:", readings_in_place)
+    print("\nRead three times, multiplied as a new tensor:", readings)
+    print("Read three times, multiplied in place:       ", readings_in_place)
 
     # Beyond the video: from a photo to the input of a network that was trained on ImageNet (1.28
-    # million photos), as in lesson 08: 224x224 pixels, normalized with the mean and the standard
-    # deviation of ImageNet's red, green, and blue values. Copy it, and pass it to an image dataset
-    # as transform=composed (lesson 08); the DataLoader then adds the dimension of the batch.
-    photo = load_photo()  # for a file of your own: Image.open("photo.jpg").convert("RGB")
+    # million photos): usually 224x224 pixels, normalized with the mean and standard deviation of
+    # its red, green, and blue values. (If you train from scratch, use those of your own photos.)
+    # Copy this pipeline for an image dataset (lesson 08), which transforms the image alone.
+    photo = Image.fromarray(sklearn.datasets.load_sample_image("china.jpg"))
     composed = v2.Compose(
         [
-            v2.ToImage(),  # PIL image or array (H, W, C) -> tensor (C, H, W): channels first
-            v2.Resize(256),  # the shorter side, here the height
-            v2.CenterCrop(224),
+            v2.ToImage(),  # height, width, channels (H, W, C) -> tensor (C, H, W)
+            v2.Resize(256),  # the shorter side; the longer one depends on the photo
+            v2.CenterCrop(224),  # as all images of a batch must have the same size
             v2.ToDtype(torch.float32, scale=True),  # 0..255 -> 0..1 (without scale: 0..255)
             v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # (x - mean) / std
         ]
     )
     print_steps(composed, photo)
 
-    # Beyond the video: random transforms, for training only. They draw anew each time that a photo
-    # is read, so that a network rarely sees the same image twice, which reduces overfitting. Choose
-    # those that keep the label right.
-    # RandomResizedCrop(224) takes the place of Resize and CenterCrop; others can follow. The figure
-    # shows what each imitates (see EXAMPLES, below).
+    # Beyond the video: augmentation, for training only. Random transforms choose new values each
+    # time a photo is read, so a network rarely sees the same image twice, which usually reduces
+    # overfitting. The dataset does not get larger: an epoch still reads each photo once. Use only
+    # transforms that do not change the label. The figure shows some (see EXAMPLES, below).
+    augmented = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RandomResizedCrop(224),  # a random part of the photo, in place of Resize, CenterCrop
+            v2.RandomHorizontalFlip(),
+            v2.ColorJitter(0.2, 0.2, 0.2),  # before Normalize: it clips to the range of pixels
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    for name, transform in (("without", composed), ("with", augmented)):
+        equal = (transform(photo) == transform(photo)).float().mean().item()
+        print(f"Photo read twice, {name} augmentation: {equal:.1%} of the values are equal")
     draw(photo, args)
 
     repeat_difference = max(readings) - min(readings)
     in_place = max(readings_in_place) - min(readings_in_place)
-    print(f"Difference between reads: {repeat_difference:.2f}, in place {in_place:.2f} (wine)")
+    result = f"{repeat_difference:.2f} with a new tensor, {in_place:.2f} in place"
+    print(f"Difference between three reads: {result} (wine)")
     print("Figure:", args.output_dir / "04_transforms.png")
     return {"repeat_difference": repeat_difference, "n_transforms": len(EXAMPLES)}
 
@@ -182,14 +196,9 @@ def read_three_times(transform):
     return readings
 
 
-def load_photo():
-    """Return a photo of 640x427 pixels that comes with scikit-learn, as a PIL image."""
-    return Image.fromarray(sklearn.datasets.load_sample_image("china.jpg"))
-
-
 def print_steps(composed, photo):
     """Print the shape, the dtype, and the range of a photo after each transform."""
-    print(f"\nphoto: PIL image, {photo.width}x{photo.height} pixels")
+    print(f"\nphoto: PIL image, width {photo.width}, height {photo.height}")
     image = photo
     for transform in composed.transforms:
         image = transform(image)
@@ -199,18 +208,18 @@ def print_steps(composed, photo):
 
 EXAMPLES = [  # a transform, strong enough to be seen, and what it imitates
     (v2.CenterCrop(400), "not random, for evaluation"),
-    (v2.RandomResizedCrop(400, scale=(0.2, 0.5)), "nearer, partly outside the frame"),
-    (v2.RandomHorizontalFlip(p=1.0), "mirrored (here always)"),  # p: probability
-    (v2.RandomRotation(30), "a tilted camera"),  # from -30 to 30 degrees
+    (v2.RandomResizedCrop(400, scale=(0.1, 0.3)), "another part, enlarged and stretched"),
+    (v2.RandomHorizontalFlip(p=1.0), "flipped (here always)"),  # p: probability
+    (v2.RandomRotation(30), "a tilted camera, black where nothing is"),  # from -30 to 30 degrees
     (v2.RandomPerspective(p=1.0), "another point of view"),
     (v2.ColorJitter(brightness=0.5, contrast=0.5, saturation=0.5), "other light"),
-    (v2.GaussianBlur(kernel_size=21, sigma=5.0), "out of focus (fixed sigma)"),
+    (v2.GaussianBlur(kernel_size=21, sigma=5.0), "out of focus (always)"),  # sigma in pixels
 ]
 
 
 def draw(photo, args):
     """Draw a photo as it is, and after each of the EXAMPLES; save the figure."""
-    image = v2.functional.pil_to_tensor(photo)  # (3, 427, 640), from 0 to 255, as by ToImage
+    image = v2.functional.pil_to_tensor(photo)  # as by ToImage, which returns a kind of tensor
     image = image.to(device)  # tensors can also be transformed on the GPU
     figure, axes = plt.subplots(2, 4, figsize=(13, 5.6), sharex=True, sharey=True)
     for ax, (transform, purpose) in zip(axes.flat, [(v2.Identity(), "the photo"), *EXAMPLES]):
@@ -218,9 +227,8 @@ def draw(photo, args):
         ax.imshow(transformed.cpu().numpy())
         size = f"{transformed.shape[1]}x{transformed.shape[0]}"
         ax.set_title(f"{type(transform).__name__}, {size}\n{purpose}", fontsize=9)
-    figure.supxlabel("pixels of the result")
+    figure.supxlabel("pixels of the result (all axes are the same; white margin: no pixels)")
     figure.tight_layout()
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output_dir / "04_transforms.png")
     if args.show:
         plt.show()
@@ -229,11 +237,13 @@ def draw(photo, args):
 def parse_args(argv):
     """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.description = __doc__.splitlines()[0]
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if not 0 <= args.seed < 2**32:
+        parser.error("--seed must be from 0 to 2**32 - 1")
+    return args
 
 
 if __name__ == "__main__":
