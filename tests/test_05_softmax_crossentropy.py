@@ -1,80 +1,85 @@
 """Lesson 05: softmax and cross-entropy by hand and with PyTorch; what an extra softmax costs."""
 
-import functools
-
 import numpy as np
 import pytest
 import torch
-from helpers import check_print, check_result, check_training, curves, digits, load_lesson, run_once
+from helpers import accuracy, check_training, lines, load_lesson, record_training, run, to_vector
 from numpy.testing import assert_allclose
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 from torch import nn
 
 lesson = load_lesson("05")
-X_train, X_test, y_train, y_test = digits()
+X, y = map(torch.from_numpy, load_digits(return_X_y=True))
+X_train, X_test, y_train, y_test = train_test_split(X.float() / 16, y, random_state=0)
+PRINTED = """softmax numpy: [0.65900114 0.24243297 0.09856589]
+softmax torch: tensor([0.6590, 0.2424, 0.0986])
+Loss numpy, probabilities: good 0.3567, bad 2.3026
+Loss torch, logits: good 0.4170, bad 1.8406
+True class 0, predicted 0 (good), 1 (bad)
+Batch loss: good 0.2834, bad 1.6418
+True classes tensor([2, 0, 1]) predicted tensor([2, 0, 1]) (good) tensor([0, 2, 0]) (bad)
+Loss of the same logits: numpy 0.4170, torch 0.4170
+softmax of 1000 and 0: [nan  0.] stable: [1. 0.]
+Loss if class 1 is true: numpy 34.5, torch 1000.0
+sigmoid of 2:       tensor(0.8808)
+softmax of 2 and 0: tensor([0.8808, 0.1192])"""
 
 
-@functools.cache
-def three_epochs():
-    """Check the three trainings; add the losses of each epoch, and the last outputs for X_test."""
-    done = run_once(lesson, "--epochs=3", "--lr=0.2")
-    done.losses, done.outputs = [], []
-    assert torch.equal(done.trainings[1].start, done.trainings[2].start)  # these are compared
-    is_3 = (y_train == 3).float()[:, None]
-    for training, n_outputs, criterion, labels, last_layer in (
-        (done.trainings[0], 1, nn.BCEWithLogitsLoss(), is_3, nn.Identity()),
-        (done.trainings[1], 10, nn.CrossEntropyLoss(), y_train, nn.Identity()),
-        (done.trainings[2], 10, nn.CrossEntropyLoss(), y_train, nn.Softmax(dim=1)),
-    ):
-        layers = nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, n_outputs), last_layer
-        network, batches = nn.Sequential(*layers), [(X_train, labels)]
-        results = check_training(training, 3 * [0.2], network, criterion, batches, X_test)
-        done.losses.append(results[0])
-        done.outputs.append(results[2][-1])
+@pytest.fixture(scope="module")
+def done():
+    """Run the lesson; add lines by title and axes, and results of networks trained alike."""
+    with record_training() as trainings:
+        done = run(lesson)
+    done.drawn = {(a.get_title(), a.get_xlabel(), a.get_ylabel()): lines(a) for a in done.axes}
+    is_3, none, softmax = (y_train == 3).float()[:, None], nn.Identity(), nn.Softmax(dim=1)
+    settings = {
+        "is it a 3?": (0.5, is_3, nn.BCEWithLogitsLoss(), 1, none),
+        "logits, learning rate 0.5": (0.5, y_train, nn.CrossEntropyLoss(), 10, none),
+        "extra softmax, learning rate 0.5": (0.5, y_train, nn.CrossEntropyLoss(), 10, softmax),
+        "extra softmax, learning rate 5": (5, y_train, nn.CrossEntropyLoss(), 10, softmax),
+    }
+    done.networks = {}
+    for training, (label, setting) in zip(trainings, settings.items(), strict=True):
+        lr, labels, criterion, n_outputs, last_layer = setting
+        assert training.rates == 200 * [lr]
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, n_outputs), last_layer)
+        assert torch.equal(training.start, to_vector(network.parameters()))
+        losses = check_training(training, network, criterion, [(X_train, labels)])
+        done.networks[label] = losses, network(X_test).detach()
+    _, done.is_3 = done.networks.pop("is it a 3?")
     return done
 
 
-def test_the_numbers_of_the_video_and_those_beyond_it_are_printed():
-    for start, expected in {
-        "softmax numpy:": [0.6590, 0.2424, 0.0986],
-        "softmax torch:": [0.6590, 0.2424, 0.0986],
-        "Loss numpy, probabilities:": [0.3567, 2.3026],
-        "Loss torch, logits:": [0.4170, 1.8406],
-        "Actual class ": [0, 0, 1],
-        "Batch loss:": [0.2834, 1.6418],
-        "Actual classes ": [2, 0, 1, 2, 0, 1, 0, 2, 0],
-        "Loss numpy, softmax of the same logits:": [0.4170],
-        "softmax of 1000 and 0:": [0, 1, 0],  # nan, 0, and stable: 1, 0
-        "Loss if class 1 is true:": [34.5, 1000],
-        "sigmoid of 2:": [0.8808],
-        "softmax of 2 and 0:": [0.8808, 0.1192],
-    }.items():
-        check_print(three_epochs().output, start, expected)
-    metrics = three_epochs().metrics
-    assert metrics["softmax_error"] < 1e-6 and metrics["cross_entropy_error"] < 1e-6
+def test_the_numbers_of_the_video_and_those_beyond_it_are_printed(done):
+    assert set(PRINTED.splitlines()) <= set(done.output.splitlines())
 
 
-def test_losses_and_accuracies_are_those_of_the_trained_networks():
-    done = three_epochs()
-    is_3, *digit = done.outputs
-    binary = ((is_3[:, 0] > 0) == (y_test == 3)).double().mean().item()
-    logits, double = ((output.argmax(dim=1) == y_test).double().mean().item() for output in digit)
-    check_result(done, accuracy_logits=logits, accuracy_double_softmax=double)
-    assert done.metrics["accuracy_binary"] == pytest.approx(binary)
-    check_print(done.output, "Is it a 3? Accuracy", [100 * binary, 90])
-    check_print(done.output, "Last training loss:", [losses[-1] for losses in done.losses[1:]])
+def test_an_extra_softmax_costs_accuracy_but_at_ten_times_the_rate(done):
+    logits, double, fast = (accuracy(outputs, y_test) for _, outputs in done.networks.values())
+    binary = ((done.is_3[:, 0] > 0) == (y_test == 3)).double().mean().item()
+    expected = {"accuracy_binary": binary, "softmax_error": 0, "cross_entropy_error": 0}
+    expected |= {"accuracy_double_softmax": double, "accuracy_double_softmax_fast": fast}
+    assert done.metrics == pytest.approx({"accuracy_logits": logits, **expected})
+    assert f"\nIs it a 3? Accuracy {binary:.1%} (always" in done.output
+    assert double + 0.1 < min(logits, fast)  # fast: on some machines, one digit is never found
+    result = "{:.1%}, with an extra softmax {:.1%}, and at ten times the rate {:.1%} (digits)"
+    assert done.output.splitlines()[-2].endswith(result.format(logits, double, fast))
 
 
-def test_an_extra_softmax_costs_accuracy():
-    metrics = run_once(lesson).metrics
-    assert metrics["accuracy_logits"] > 0.95 and metrics["accuracy_double_softmax"] < 0.85
-    assert metrics["accuracy_binary"] > 0.97
+def test_losses_are_drawn_and_printed_with_the_highest_probability(done):
+    drawn = done.drawn["Training on digits", "epoch", "training loss"]
+    for label, (losses, outputs) in done.networks.items():
+        assert_allclose(drawn[label], [range(1, 201), losses], rtol=1e-3)
+        highest = f"highest probability {outputs.softmax(dim=1).max():.3f}"
+        results = f"{accuracy(outputs, y_test):.1%}, training loss {losses[-1]:.2f}, {highest}"
+        assert f"\n{label.capitalize()}: test accuracy {results}\n" in done.output
+    assert_allclose(drawn["lowest possible with an extra softmax: 1.46"][1], np.log(1 + 9 / np.e))
 
 
-def test_the_figure_shows_the_losses_and_the_least_with_an_extra_softmax():
-    left, right = three_epochs().axes
-    for p, loss in curves(left):
-        assert_allclose(loss, -np.log(p))
-    assert [p.tolist() for p, _ in curves(left)[1:]] == [[0.7], [0.1]]
-    *drawn, least = curves(right)
-    assert_allclose(drawn, [[[1, 2, 3], losses] for losses in three_epochs().losses[1:]], rtol=1e-4)
-    assert_allclose(least[1], np.log((np.e + 9) / np.e))
+def test_the_figure_shows_the_loss_of_each_probability(done):
+    drawn = done.drawn["Cross-entropy: -log p", "probability p of the true class", "loss"]
+    points = {"good prediction: loss 0.36": [0.7], "bad prediction: loss 2.30": [0.1]}
+    for label, p in {"_child0": np.linspace(0.01, 1, 200), **points}.items():  # _: no label
+        assert_allclose(drawn[label], [p, -np.log(p)])
