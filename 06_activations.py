@@ -8,7 +8,7 @@ You will learn
     - how to apply softmax, sigmoid, tanh, ReLU, and leaky ReLU, as functions and as modules
     - how to use an activation function in a network, and which one to choose
     - why a network without activation functions can only learn linear decision boundaries
-    - how gradients vanish on their way back through many sigmoids
+    - what makes gradients vanish on their way back through many layers, and what keeps them
 
 Run (add --show to open the figure in a window, as the video does)
     python 06_activations.py
@@ -19,7 +19,7 @@ Changes from the video
     - All curves are in one figure, with derivatives. Beyond the video, `NeuralNet1` is trained, and
       gradients go back through ten layers.
 
-Try it (answers: docs/answers.md)
+Try it (answers: docs/answers.md, error messages: docs/errors.md)
     - `--epochs 3000`: does the network without ReLU catch up?
     - In `gradient_by_layer`, change `range(9)` to `range(19)`. What happens to each curve?
     - In `main`, train with `nn.Tanh()` instead of `nn.ReLU()`. How does the boundary change? (The
@@ -41,11 +41,6 @@ from sklearn.datasets import make_moons
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-# Hyper-parameters of the training beyond the video (defaults: flags such as --epochs change them,
-# see parse_args)
-num_epochs = 1000
-learning_rate = 0.5
-
 
 # Option 1: create nn modules. They are printed with the model, and fit into nn.Sequential.
 class NeuralNet1(nn.Module):
@@ -56,7 +51,7 @@ class NeuralNet1(nn.Module):
         self.linear1 = nn.Linear(input_size, hidden_size)
         self.relu = nn.ReLU()
         self.linear2 = nn.Linear(hidden_size, 1)
-        self.sigmoid = nn.Sigmoid()
+        self.sigmoid = nn.Sigmoid()  # for BCELoss, as in the video (see "last layer", below)
 
     def forward(self, x):
         out = self.linear1(x)
@@ -82,8 +77,9 @@ class NeuralNet2(nn.Module):
 
 
 def main(argv=None):
-    """Run the lesson with these flags, or the command line's; return metrics for the tests."""
+    """Run the lesson with the flags in `argv` (default: the command line's); return metrics."""
     args = parse_args(argv)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
     print(f"06 Activation functions | device: {device} | data: make_moons, 1000 samples")
 
     x = torch.tensor([-1.0, 1.0, 2.0, 3.0])
@@ -102,7 +98,7 @@ def main(argv=None):
     output = s(x)
     print("nn.Sigmoid:   ", output)
 
-    # Tanh: (exp(x) - exp(-x)) / (exp(x) + exp(-x)), from -1 to 1
+    # Tanh: (exp(x) - exp(-x)) / (exp(x) + exp(-x)) = 2 · sigmoid(2x) - 1, from -1 to 1
     output = torch.tanh(x)
     print("torch.tanh:   ", output)
     t = nn.Tanh()
@@ -128,7 +124,7 @@ def main(argv=None):
     #                             all samples gets no gradient, as the derivative is 0 there, and
     #                             may never recover; then try leaky ReLU. Others: tanh, and GELU, a
     #                             smooth variant of ReLU. Not the step function: its derivative is 0
-    #                             everywhere, so gradient descent learns nothing.
+    #                             (at the step, there is none), so layers before it learn nothing.
     #     last layer, binary      none for BCEWithLogitsLoss (recommended); sigmoid for BCELoss
     #     last layer, multiclass  none, as CrossEntropyLoss applies softmax. (Apply softmax yourself
     #                             to see probabilities.)
@@ -137,50 +133,61 @@ def main(argv=None):
     # Beyond the video: two half moons cannot be separated by a straight line. Without ReLU, the
     # network can only learn such a line, since its two linear layers are one:
     # W2 (W1 x + b1) + b2 = W x + b with W = W2 W1 and b = W2 b1 + b2. (Identity returns its input.
-    # The sigmoid at the end does not bend the line: it is 0.5 where its input is 0.)
-    X_train, X_test, y_train, y_test = load_moons()
-    linear_model, acc_linear = train(nn.Identity(), X_train, X_test, y_train, y_test, args)
-    relu_model, acc_relu = train(nn.ReLU(), X_train, X_test, y_train, y_test, args)
+    # The sigmoid does not bend the line: on it, the sigmoid's input is 0, and its output is 0.5.)
+    data, lr, epochs, seed = load_moons(), args.lr, args.epochs, args.seed
+    identity_model, acc_identity = train(nn.Identity(), data, lr, epochs, seed)
+    relu_model, acc_relu = train(nn.ReLU(), data, lr, epochs, seed)
 
     # Beyond the video: vanishing gradients. On its way back to the first of ten hidden layers, the
-    # gradient is multiplied by weights, and by the derivative of each activation function. That of
-    # the sigmoid is at most 0.25. That of ReLU is 1 or 0, for which larger random weights make up.
-    sigmoid_gradients = gradient_by_layer(torch.sigmoid, nn.init.xavier_normal_, X_train, y_train)
-    relu_gradients = gradient_by_layer(torch.relu, nn.init.kaiming_normal_, X_train, y_train)
-    print("Mean absolute gradient of the weights")
-    for name, values in (("sigmoid", sigmoid_gradients), ("ReLU", relu_gradients)):
-        print(f"{name}: last hidden layer {values[-1]:.1e}, first {values[0]:.1e}")
+    # gradient is multiplied by weights and by derivatives of the activation function: at most 0.25
+    # for sigmoid, 1 or 0 for ReLU. With the same initialization, nn.Linear's own, far less of the
+    # gradient reaches the first layer with sigmoid than with ReLU. He initialization makes weights
+    # 2.4 times as large, so that with ReLU, gradients keep their size. (The gradient of a weight is
+    # also multiplied by the layer's input. Without He's weights, the inputs of ReLU layers shrink
+    # from layer to layer, so its gradients are small in the tenth layer, too.) SGD changes a weight
+    # by the learning rate times its gradient, so layers with tiny gradients hardly learn.
+    gradients = {
+        "sigmoid, nn.Linear's initialization": gradient_by_layer(torch.sigmoid, data, seed),
+        "ReLU, nn.Linear's initialization": gradient_by_layer(torch.relu, data, seed),
+        "ReLU, He initialization": gradient_by_layer(torch.relu, data, seed, he_init=True),
+    }
+    print("Mean absolute gradient of the weights of a hidden layer")
+    for name, values in gradients.items():
+        print(f"{name}: layer {len(values)} {values[-1]:.1e}, layer 1 {values[0]:.1e}")
+    sigmoid_gradients, relu_gradients, relu_he_gradients = gradients.values()
 
     # The curves of the video's second script, and the results above
-    models = {"without ReLU": linear_model, "with ReLU": relu_model}
-    draw(models, X_test, y_test, sigmoid_gradients, relu_gradients, args)
-    print(f"Test accuracy: {acc_relu:.1%} with ReLU, {acc_linear:.1%} without (make_moons)")
+    models = {"without ReLU": identity_model, "with ReLU": relu_model}
+    draw(models, data, gradients, args)
+    print(f"Test accuracy: {acc_relu:.1%} with ReLU, {acc_identity:.1%} without (make_moons)")
     print("Figure:", args.output_dir / "06_activations.png")
     return {
-        "accuracy_identity": acc_linear,
+        "accuracy_identity": acc_identity,
         "accuracy_relu": acc_relu,
         "gradient_sigmoid": sigmoid_gradients[0],
         "gradient_relu": relu_gradients[0],
+        "gradient_relu_he": relu_he_gradients[0],
     }
 
 
 # Beyond the video
 def load_moons():
-    """Return two half moons: features (500, 2) for training and testing, classes (500, 1)."""
+    """Return two half moons: features (500, 2) to train on and to test on, classes (500, 1)."""
     X, y = make_moons(n_samples=1000, noise=0.15, random_state=0)
     X = torch.from_numpy(X).float().to(device)  # (1000, 2)
     y = torch.from_numpy(y).float().view(-1, 1).to(device)  # (1000, 1)
     return X[:500], X[500:], y[:500], y[500:]
 
 
-def train(activation, X_train, X_test, y_train, y_test, args):
+def train(activation, data, lr, epochs, seed):
     """Train a NeuralNet1 with this activation between its layers; return it and its accuracy."""
-    torch.manual_seed(args.seed)  # the same initial weights for every model
+    X_train, X_test, y_train, y_test = data
+    torch.manual_seed(seed)  # the same initial weights for every model
     model = NeuralNet1(input_size=2, hidden_size=16).to(device)
     model.relu = activation  # replaces the ReLU that was made in __init__
     criterion = nn.BCELoss()  # as NeuralNet1 ends in a sigmoid
-    optimizer = torch.optim.SGD(model.parameters(), lr=args.lr)
-    for epoch in range(args.epochs):
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    for epoch in range(epochs):
         loss = criterion(model(X_train), y_train)
         loss.backward()
         optimizer.step()
@@ -190,35 +197,41 @@ def train(activation, X_train, X_test, y_train, y_test, args):
     return model, (predicted == y_test).float().mean().item()
 
 
-def gradient_by_layer(activation, initialize, X, y):
+def gradient_by_layer(activation, data, seed, he_init=False):
     """Return the mean absolute gradient of the weights of ten hidden layers, before training.
 
-    `initialize` fills the weights with random numbers, at the scale that is usual for each
-    activation. He initialization (He et al., 2015; PyTorch calls it "kaiming") is made for ReLU: it
-    keeps the size of values, and here of gradients, from layer to layer. Xavier (Glorot and Bengio,
-    2010) does so for functions with a slope of about 1 near 0; that of the sigmoid is a quarter.
+    With `he_init`, their weights are initialized as Kaiming He et al. (2015) propose for ReLU.
     """
+    X_train, _, y_train, _ = data
+    torch.manual_seed(seed)
     layers = [nn.Linear(2, 64).to(device)]
     for i in range(9):
         layers.append(nn.Linear(64, 64).to(device))
-    last_layer = nn.Linear(64, 1).to(device)
-    out = X
+    output_layer = nn.Linear(64, 1).to(device)
+    out = X_train
     for layer in layers:
-        initialize(layer.weight)
+        if he_init:
+            nn.init.kaiming_uniform_(layer.weight)  # overwrites (the underscore) its numbers
         out = activation(layer(out))
-    loss = nn.BCEWithLogitsLoss()(last_layer(out), y)
+    criterion = nn.BCEWithLogitsLoss()
+    loss = criterion(output_layer(out), y_train)
     loss.backward()
     return [layer.weight.grad.abs().mean().item() for layer in layers]
 
 
-def draw(models, X, y, sigmoid_gradients, relu_gradients, args):
+def draw(models, data, gradients, args):
     """Draw the curves, the decision boundary of each model, and the gradients; save the figure."""
+    _, X_test, _, y_test = data
     # A letter for each column: five curves above, two boundaries and the gradients below
     figure, axes = plt.subplot_mosaic("ABCDE;FGHHH", figsize=(14, 7), layout="constrained")
     x = torch.linspace(-4, 4, 401, requires_grad=True)
-    curves = {"sigmoid": torch.sigmoid(x), "tanh": torch.tanh(x), "ReLU": torch.relu(x)}
-    step = (x > 0).float() + 0 * x  # `+ 0 * x` connects it with x, for backward()
-    curves |= {"leaky ReLU (here 0.1 * x)": F.leaky_relu(x, 0.1), "step": step}
+    curves = {
+        "sigmoid": torch.sigmoid(x),
+        "tanh": torch.tanh(x),
+        "ReLU": torch.relu(x),
+        "leaky ReLU (here 0.1 * x)": F.leaky_relu(x, 0.1),
+        "step": (x > 0).float() + 0 * x,  # `+ 0 * x` connects it with x, for backward()
+    }
     for letter, (title, outputs) in zip("ABCDE", curves.items()):
         # backward() needs one number. An output depends on its own x only, so the gradient of the
         # sum of all outputs is the derivative at each x.
@@ -238,22 +251,16 @@ def draw(models, X, y, sigmoid_gradients, relu_gradients, args):
             probability = model(grid).view(80, 100).cpu()
         axes[letter].contourf(x1, x2, probability, levels=[0, 0.5, 1], cmap="coolwarm", alpha=0.4)
         for i, color in ((0, "C0"), (1, "C3")):
-            moon = X[y.view(-1) == i].cpu()
+            moon = X_test[y_test.view(-1) == i].cpu()
             axes[letter].scatter(moon[:, 0], moon[:, 1], s=4, c=color, label=f"class {i}")
-        axes[letter].set(title=title, xlabel="feature 1", ylabel="feature 2")
+        axes[letter].set(title=f"{title} (test set)", xlabel="feature 1", ylabel="feature 2")
     axes["F"].legend()
 
-    layers = range(1, len(relu_gradients) + 1)
-    axes["H"].plot(layers, sigmoid_gradients, "s-", label="sigmoid")
-    axes["H"].plot(layers, relu_gradients, "o--", label="ReLU")
-    axes["H"].set(
-        title=f"{len(layers)} hidden layers, before training",
-        xlabel="hidden layer",
-        yscale="log",
-    )
-    axes["H"].set_ylabel("mean absolute weight gradient")
+    for (name, values), style in zip(gradients.items(), ("s-", "o--", "^-.")):
+        axes["H"].plot(range(1, len(values) + 1), values, style, label=name)
+    axes["H"].set(title="Gradients before training", xlabel="hidden layer (1: the first)")
+    axes["H"].set(ylabel="mean absolute weight gradient", yscale="log")
     axes["H"].legend()
-    args.output_dir.mkdir(parents=True, exist_ok=True)
     figure.savefig(args.output_dir / "06_activations.png")
     if args.show:
         plt.show()
@@ -262,15 +269,14 @@ def draw(models, X, y, sigmoid_gradients, relu_gradients, args):
 def parse_args(argv):
     """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.description = __doc__.splitlines()[0]
-    parser.add_argument("--epochs", type=int, default=num_epochs, help="passes over the data")
-    parser.add_argument("--lr", type=float, default=learning_rate, help="learning rate")
+    parser.add_argument("--epochs", type=int, default=1000, help="passes over the data")
+    parser.add_argument("--lr", type=float, default=0.5, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
-    if args.epochs < 1 or not 0 < args.lr < float("inf"):
-        parser.error("--epochs must be at least 1, and --lr finite and above 0")
+    if args.epochs < 1 or not 0 < args.lr <= 1000 or not 0 <= args.seed < 2**32:
+        parser.error("--epochs must be at least 1, and 0 < --lr <= 1000, and 0 <= --seed < 2**32")
     return args
 
 
