@@ -1,6 +1,5 @@
 """Lesson 07: two networks, what they are trained on, and how often they are right."""
 
-import functools
 from pathlib import Path
 from unittest import mock
 
@@ -8,130 +7,114 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from helpers import check_print, check_result, check_training, curves, digits, load_lesson, run, spy
+from helpers import batches_in_order, check_training, few_digits, load_lesson, record_training, run
 from numpy.testing import assert_allclose
+from sklearn.datasets import load_digits
 from sklearn.metrics import confusion_matrix
+from sklearn.model_selection import train_test_split
 from torch import nn
-from torch.utils.data import DataLoader
 
 lesson = load_lesson("07")
 CLASSES = "plane car bird cat deer dog frog horse ship truck".split()
+X, y = load_digits(return_X_y=True)
+X = nn.functional.interpolate(torch.tensor(X / 16).view(-1, 1, 8, 8), size=32, mode="bilinear")
+X = (255 * X).byte().expand(-1, 3, -1, -1)  # (1797, 3, 32, 32)
+X_train, X_test, y_train, y_test = train_test_split(X[:107], y[:107], random_state=0)
 
 
-def fake_cifar10(root, train=True, transform=None, download=False):
-    """Return random images and labels, 24 for training or 60 for testing."""
-    n = 24 if train else 60
-    return torchvision.datasets.FakeData(n, (3, 32, 32), 10, transform, random_offset=n)
+def fake_cifar10(root, train=True, transform=np.array):  # has images of digits, (32, 32, 3)
+    images, labels = (X_train, y_train) if train else (X_test, y_test)
+    return [(transform(x.permute(1, 2, 0).numpy()), label) for x, label in zip(images, labels)]
 
 
-@functools.cache
-def two_epochs(dataset):
-    """Run in batches of 9, in order; add both sets, what ConvNet4 has seen, and what was saved."""
-    flags = f"--dataset={dataset} --epochs=2 --lr=0.005 --batch-size=9 --limit=101".split()
-    cifar10 = mock.patch.object(torchvision.datasets, "CIFAR10", fake_cifar10)
-    with cifar10, spy(lesson.ConvNet4, "forward") as forward:
-        done = run(lesson, *flags, in_order=True)
-    done.train, done.test = (next(iter(DataLoader(loader.dataset, 101))) for loader in done.loaders)
-    done.seen = torch.cat([call.args[1].cpu() for call in forward.call_args_list])
-    done.saved = torch.load("outputs/07_cnn_cifar10.pth")
-    return done
-
-
-@functools.cache
-def networks_and_losses():
-    """Check both trainings on digits; return networks that were trained alike, and the losses."""
+@pytest.fixture(scope="module")
+def done():
+    """Run on CIFAR-10, with half of the images flipped, and on digits; train networks alike."""
+    cifar10 = mock.patch("torchvision.datasets.CIFAR10", fake_cifar10)
+    rand = mock.patch("torch.rand", lambda n: torch.arange(n, 0, -1) / n)  # flips the last 9 of 20
+    with batches_in_order(lesson) as loaders, record_training() as trainings:
+        with cifar10, rand:
+            done = run(lesson, "--epochs=5", "--lr=0.02", "--batch-size=20", "--seed=7")
+        with few_digits(lesson, 107), mock.patch("torch.rand", None):  # digits are not flipped
+            done.digits = run(lesson, "--dataset=digits", "--epochs=1", "--output-dir=digits")
+    done.loaders, (done.training, done.training4, *_) = loaders, trainings
     pool, relu = nn.MaxPool2d(2), nn.ReLU()
     layers = [nn.Conv2d(3, 6, 5), relu, pool, nn.Conv2d(6, 16, 5), relu, pool, nn.Flatten()]
     layers += [nn.Linear(400, 120), relu, nn.Linear(120, 84), relu, nn.Linear(84, 10)]
     layers4 = []
     for n_in, n_out in ((3, 16), (16, 48), (48, 80), (80, 192)):
         layers4 += [nn.Conv2d(n_in, n_out, 3, padding=1), pool, nn.BatchNorm2d(n_out), relu]
-    networks = nn.Sequential(*layers), nn.Sequential(*layers4, nn.Flatten(), nn.Linear(768, 10))
-    # The rate of ConvNet4 rises for 30% of the steps, then falls to nearly 0, as a cosine does
-    phase = np.interp(range(24), [0, 0.3 * 24 - 1, 23], [-np.pi, 0, np.pi])
-    lowest = np.where(phase < 0, 0.001, 1e-7)
-    rates4 = lowest + (0.025 - lowest) * (1 + np.cos(phase)) / 2
-    batches = list(zip(*(tensor.split(9) for tensor in two_epochs("digits").train)))
-    check = functools.partial(check_training, criterion=nn.CrossEntropyLoss(), batches=batches)
-    first, second = two_epochs("digits").trainings
-    losses, _, _ = check(first, 24 * [0.005], networks[0], momentum=0.9)
-    losses4, _, _ = check(second, rates4, networks[1], momentum=0.9, weight_decay=1e-3)
-    return [network.cpu().eval() for network in networks], (losses, losses4)
+    done.convnet = nn.Sequential(*layers)
+    done.convnet4 = nn.Sequential(*layers4, nn.Flatten(), nn.Linear(768, 10))
+    batches4 = [(torch.cat([x[:11], x[11:].flip(3)]), labels) for x, labels in loaders[0]]
+    sgd = {"criterion": nn.CrossEntropyLoss(), "momentum": 0.9}
+    done.losses = check_training(done.training, done.convnet, batches=list(loaders[0]), **sgd)
+    sgd["weight_decay"] = 1e-3
+    done.losses4 = check_training(done.training4, done.convnet4, batches=batches4, **sgd)
+    return done
 
 
-def test_digits_become_upright_images_from_minus_1_to_1_with_their_labels():
-    X_train, X_test, *expected_labels = digits(size=32)
-    found = two_epochs("digits").train, two_epochs("digits").test
-    for (images, labels), X, y in zip(found, (X_train, X_test), expected_labels):
-        assert_allclose(images, 2 * X[:101].expand(-1, 3, -1, -1) - 1, atol=0.02)
-        assert labels.tolist() == y[:101].tolist()
+def test_images_become_tensors_from_minus_1_to_1_with_their_labels(done):
+    for loaders, atol in ((done.loaders[:2], 1e-6), (done.loaders[2:], 0.02)):
+        for loader, X, y in zip(loaders, (X_train, X_test), (y_train, y_test), strict=True):
+            images, labels = map(torch.cat, zip(*loader))
+            assert_allclose(images, X / 127.5 - 1, atol=atol)
+            assert labels.tolist() == y.tolist() and loader.shuffle == (y is y_train)
 
 
-def test_images_of_cifar10_become_tensors_from_minus_1_to_1_with_their_labels():
-    found = two_epochs("auto").train, two_epochs("auto").test  # auto finds the fake CIFAR-10
-    for (images, labels), is_train in zip(found, (True, False)):
-        pictures, expected_labels = zip(*fake_cifar10("", is_train))
-        assert_allclose(images.permute(0, 2, 3, 1), np.stack(pictures) / 127.5 - 1, atol=1e-6)
-        assert labels.tolist() == list(expected_labels)
+def test_the_rate_is_that_of_the_flag_but_convnet4s_rises_and_then_falls_to_nearly_0(done):
+    assert (lesson.num_epochs, lesson.batch_size, lesson.learning_rate) == (7, 64, 0.01)  # defaults
+    rates = done.training4.rates
+    assert done.training.rates == 20 * [0.02] and len(rates) == 20 and max(rates) == rates[5]
+    assert [rates[0], rates[5], rates[19]] == pytest.approx([0.1 / 25, 0.1, 0.1 / 25e4])
 
 
-def test_images_of_cifar10_are_flipped_at_random_one_by_one_but_not_in_the_dataset():
-    images, _ = two_epochs("auto").train
-    seen = two_epochs("auto").seen[: 2 * 24].view(2, 24, -1)  # in both epochs
-    is_flipped = (seen == images.flip(3).flatten(1)).all(dim=2)
-    assert (is_flipped != (seen == images.flatten(1)).all(dim=2)).all()
-    assert 0 < is_flipped[0, :9].sum() < 9 and 12 < is_flipped.sum() < 36
-    assert not torch.equal(is_flipped[0], is_flipped[1])
+def test_the_mean_loss_of_each_epoch_is_drawn_and_printed(done):
+    drawn = {line.get_label(): line.get_xydata().T for line in done.axes[1].lines}
+    for name, losses in (("ConvNet", done.losses), ("ConvNet4", done.losses4)):
+        means = np.reshape(losses, (5, 4)).mean(axis=1)
+        assert_allclose(drawn[name], [range(1, 6), means], rtol=1e-4)
+        for epoch, mean in enumerate(means, start=1):
+            assert f"\n{name}: Epoch [{epoch}/5], mean loss: {mean:.4f}\n" in done.output
+    assert_allclose(drawn["ln 10: random guessing"][1], np.log(10))
 
 
-def test_losses_are_drawn_and_printed_and_the_first_network_is_saved():
-    done, (_, losses) = two_epochs("digits"), networks_and_losses()
-    saved = torch.cat([parameter.flatten() for parameter in done.saved.values()])
-    assert torch.equal(saved.cpu(), done.trainings[0].end)
-    *drawn, knows_nothing = curves(done.axes[1])
-    for curve, values in zip(drawn, losses):
-        tenths = [part.mean() for part in np.array_split(values, 20)]
-        assert_allclose(curve, [np.arange(0.05, 2, 0.1), tenths], rtol=1e-4)
-    assert_allclose(knows_nothing[1], np.log(10))
-    for epoch, mean in zip((1, 2), np.reshape(losses[1], (2, 12)).mean(axis=1)):
-        check_print(done.output, f"ConvNet4: Epoch [{epoch}/2], mean loss:", [mean])
-
-
-def test_accuracies_and_the_matrix_count_every_test_image():
-    done, (networks, _) = two_epochs("digits"), networks_and_losses()
-    images, labels = done.test
-    matrix, matrix4 = (confusion_matrix(labels, n(images).argmax(dim=1)) for n in networks)
-    check_result(done, accuracy=matrix4.trace() / 101, accuracy_convnet=matrix.trace() / 101)
-    check_print(done.output, "Accuracy of the network:", [matrix.trace() / 1.01])
-    assert_allclose(done.axes[2].images[0].get_array(), matrix4)
+def test_accuracies_and_the_matrix_count_every_test_image(done):
+    X, networks = X_test / 127.5 - 1, (done.convnet, done.convnet4)
+    matrix, matrix4 = (confusion_matrix(y_test, network(X).argmax(dim=1)) for network in networks)
+    acc, acc4 = matrix.trace() / 27, matrix4.trace() / 27
     class_acc, class_acc4 = (m.diagonal() / m.sum(axis=1) for m in (matrix, matrix4))
-    assert [done.metrics[f"accuracy_{i}"] for i in range(10)] == pytest.approx(class_acc4)
-    n_parameters = [len(training.start) for training in done.trainings]
-    rows = np.transpose([range(10), 100 * class_acc, 100 * class_acc4])
-    output = done.output.replace(",", "")  # 1,000 -> 1000
-    check_print(output, "parameters", [*n_parameters, *rows.ravel()], end="Test")
-    check_print(done.output, "07 ", [101, 101])  # training and test images
+    expected = {f"accuracy_{name}": value for name, value in zip(CLASSES, class_acc4)}
+    expected |= {"dataset": "cifar10", "accuracy_convnet": acc, "accuracy": acc4}
+    assert done.metrics == pytest.approx(expected)
+    assert f"\nTest accuracy: {acc4:.1%} with ConvNet4, {acc:.1%} with ConvNet (" in done.output
+    for row in zip(CLASSES, class_acc, class_acc4, strict=True):
+        assert "\n{:12} {:10.1%} {:10.1%}\n".format(*row) in done.output
+    assert_allclose(done.axes[2].images[0].get_array(), matrix4)
 
 
-def test_the_figure_shows_the_first_training_images_and_their_classes():
-    ax, (images, labels) = two_epochs("auto").axes[0], two_epochs("auto").train
-    grid = torchvision.utils.make_grid(images[:8]).permute(1, 2, 0)
-    assert_allclose(ax.images[0].get_array(), grid / 2 + 0.5, atol=1e-6)
-    assert ax.get_title() == ", ".join(CLASSES[label] for label in labels[:8])
-    assert two_epochs("auto").metrics.keys() > {f"accuracy_{name}" for name in CLASSES}
+def test_the_figure_shows_the_first_training_images_and_names_the_classes(done):
+    first = done.axes[0]
+    grid = torchvision.utils.make_grid(X_train[:8] / 255, pad_value=0.5).permute(1, 2, 0)
+    assert_allclose(first.images[0].get_array(), grid, atol=1e-6)
+    assert first.get_title() == ", ".join(CLASSES[i] for i in y_train[:8]) and not first.axison
+    for (_, _, matrix), names in ((done.axes, CLASSES), (done.digits.axes, [*"0123456789"])):
+        for axis in (matrix.xaxis, matrix.yaxis):
+            assert [text.get_text() for text in axis.get_ticklabels()] == names
 
 
-@pytest.mark.parametrize("is_there", [False, True])
-def test_a_download_is_announced_unless_the_data_is_there(is_there, monkeypatch, capsys):
-    monkeypatch.setattr(torchvision.datasets, "CIFAR10", fake_cifar10)
-    if is_there:
-        Path("data/cifar-10-batches-py").mkdir(parents=True)
-    assert lesson.download(lesson.parse_args([])) == "cifar10"
-    assert ("170 MB" in capsys.readouterr().out) != is_there
+def test_the_weights_of_convnet_are_saved(done):
+    saved = torch.load("outputs/07_cnn_cifar10.pth", map_location="cpu")
+    assert torch.equal(torch.cat([v.flatten() for v in saved.values()]), done.training.end)
 
 
-def test_the_mirror_is_asked_first_then_the_original_server(network_tries):
-    lesson.download(lesson.parse_args([]))
-    hosts = dict.fromkeys(host for host, _ in network_tries)
-    assert list(hosts) == ["zenodo.org", "www.cs.toronto.edu"]
-    network_tries.clear()
+def test_incomplete_data_is_announced_and_the_mirror_is_asked_first(done, network_tries, capsys):
+    Path("half/cifar-10-batches-py").mkdir(parents=True)
+    Path("half/cifar-10-batches-py/data_batch_1").touch()
+    args = lesson.parse_args(["--data-dir=half"])
+    assert lesson.download(args) == "digits" and "170 MB" not in done.output
+    assert "170 MB" in capsys.readouterr().out and "170 MB" not in done.digits.output
+    assert list(dict.fromkeys(network_tries)) == [("zenodo.org", 15), ("www.cs.toronto.edu", 15)]
+    with mock.patch.object(lesson, "MirroredCIFAR10") as mirror:
+        assert lesson.download(args) == "cifar10"
+    mirror.assert_called_once_with(args.data_dir, download=True)
