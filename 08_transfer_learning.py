@@ -1,18 +1,19 @@
 """08 · Transfer learning
 
-A pretrained network needs few images to learn a new task. A ResNet-18 that was trained on the 1,000
-classes of ImageNet learns to tell ants from bees: first by fine-tuning all layers, then as a fixed
-feature extractor, of which only a new last layer is trained.
+A pretrained network needs few images to learn a task that is close to what it was trained on. A
+ResNet-18 that was trained on the 1,000 classes of ImageNet learns to tell ants from bees: first by
+fine-tuning all layers, then as a fixed feature extractor, with all pretrained layers frozen, so
+that only a new last layer is trained.
 
 You will learn
     - how to load pretrained weights, and how to replace the last layer
     - how to train with a training and a validation phase, and to keep the best weights
-    - how to freeze layers, and why batch norm needs care when they are frozen
+    - how to freeze layers, also batch norm's running averages (explained below)
     - what pretraining gains over random initialization, and how to classify a photo of your own
 
 Run (add --show to open the figure in a window)
-    python 08_transfer_learning.py
-    python 08_transfer_learning.py --epochs 25              (as in the video)
+    python 08_transfer_learning.py                          (several minutes without a GPU)
+    python 08_transfer_learning.py --epochs 25              (as many as in the video)
     python 08_transfer_learning.py --dataset digits         (without a download)
     python 08_transfer_learning.py --predict photo.jpg      (after a run on photos)
 
@@ -21,10 +22,10 @@ Changes from the video
       transforms (lesson 04's v2) use ImageNet's mean and std, as the weights expect them.
     - `train_model` takes `dataloaders`, a global variable in the video, and also returns the
       validation accuracy of each epoch. Batch norm in frozen layers stays in eval mode.
-    - Fine-tuning also uses momentum. There are 8 epochs instead of 25.
-    - If photos or weights could not be downloaded, the task is to tell even from odd digits.
+    - Fine-tuning uses momentum, too. There are 8 epochs instead of 25.
+    - If photos or weights cannot be downloaded, the task is to tell even from odd digits.
 
-Try it (answers: docs/answers.md)
+Try it (answers: docs/answers.md, error messages: docs/errors.md)
     - `--dataset digits` with `--seed 1`, `2`, and `3`: other images, other initial weights. Does
       fine-tuning or freezing win?
     - `--dataset digits --epochs 25`: does the randomly initialized network catch up?
@@ -38,6 +39,7 @@ Video
 
 import argparse
 import copy
+import shutil
 import socket
 import sys
 import tempfile
@@ -60,13 +62,14 @@ from torchvision.transforms import v2
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-# Hyper-parameters (defaults: flags such as --epochs override them, see parse_args)
+# Hyper-parameters (defaults: flags such as --epochs change them, see parse_args)
 num_epochs = 8
 learning_rate = 0.001
 batch_size = {"train": 4, "val": 50}  # video: 4 for both; in validation, more is only faster
 
 # ToDtype with scale: 0..255 -> 0..1. Training photos are cropped and flipped at random, to reduce
-# overfitting; validation photos are not, so that results are comparable.
+# overfitting; validation photos are not, so that results are comparable. Pretrained weights come
+# with their preprocessing, weights.transforms(): this is that of "val".
 mean = np.array([0.485, 0.456, 0.406])  # of the red, green, and blue values of ImageNet's photos
 std = np.array([0.229, 0.224, 0.225])
 to_tensor = v2.Compose(
@@ -95,7 +98,7 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs=
     (N,).
     """
     since = time.time()
-    # state_dict: all weights and running averages, by name. A copy, as training changes them.
+    # state_dict: all weights and batch norm's averages, by name. A copy, as training changes them.
     best_model_wts = copy.deepcopy(model.state_dict())
     best_acc = 0.0
     val_accuracies = []
@@ -104,7 +107,7 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs=
         for phase in ["train", "val"]:
             if phase == "train":
                 model.train()
-                keep_frozen_batch_norm(model)  # see below
+                keep_frozen_batch_norm(model)  # has an effect in 2) only: see there
             else:
                 model.eval()
 
@@ -121,7 +124,7 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs=
                     _, preds = torch.max(outputs, 1)
                     loss = criterion(outputs, labels)
 
-                    # Backward and optimize, in the training phase only
+                    # Backward and optimize
                     if phase == "train":
                         optimizer.zero_grad()
                         loss.backward()
@@ -134,7 +137,8 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs=
                 scheduler.step()  # once per epoch
 
             # Acc may be lower for train than for val, as the weights still improve in the epoch,
-            # photos are cropped at random, and batch norm's statistics are noisy in batches of 4
+            # and photos are cropped at random. At first, it may be lower for val, as batch norm's
+            # running averages lag behind.
             epoch_loss = running_loss / len(dataloaders[phase].dataset)
             epoch_acc = running_corrects / len(dataloaders[phase].dataset)
             result = f"Loss: {epoch_loss:.4f} Acc: {epoch_acc:.4f}"
@@ -146,13 +150,13 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs=
             best_model_wts = copy.deepcopy(model.state_dict())
 
     time_elapsed = time.time() - since
-    print(f"Training complete in {time_elapsed:.0f} s, best val Acc: {best_acc:.4f}")
+    print(f"Training complete in {time_elapsed:.0f} s, best validation Acc: {best_acc:.4f}")
     model.load_state_dict(best_model_wts)
     return model, val_accuracies
 
 
 def main(argv=None):
-    """Run the lesson with these flags, or the command line's; return metrics for the tests."""
+    """Run the lesson with the flags in `argv` (default: the command line's); return metrics."""
     args = parse_args(argv)
     if args.predict:
         return predict(args)  # an empty dict: there are no metrics
@@ -172,13 +176,13 @@ def main(argv=None):
         class_names = image_datasets["train"].classes
         check_classes(image_datasets)  # labels must mean the same in both
     else:
-        image_datasets, class_names = load_offline_data(args.seed, args.limit)
+        image_datasets, class_names = load_offline_data(args.seed)
     dataloaders = {
         x: DataLoader(image_datasets[x], batch_size=batch_size[x], shuffle=True)
         for x in ["train", "val"]
     }
     dataset_sizes = {x: len(image_datasets[x]) for x in ["train", "val"]}
-    print(dataset_sizes, class_names)
+    print("Images:", dataset_sizes, "classes:", class_names)
 
     # Show a batch of training images
     inputs, classes = next(iter(dataloaders["train"]))
@@ -187,19 +191,22 @@ def main(argv=None):
     plt.subplot(2, 2, 1)
     imshow(out, title=f"A training batch: {[class_names[x] for x in classes]}")
 
-    # 1) Finetuning the convnet: a pretrained model gets a new last layer; all layers are trained
-    print("\nFinetuning the convnet")
+    # 1) Finetuning the convnet: a pretrained model gets a new last layer; all layers are trained.
+    # ResNet-18 has 17 convolutions, with shortcuts, and then a linear layer, `fc`. print(model)
+    # shows the names of all layers; in other networks, the last one is `classifier`,
+    # `classifier[-1]`, or `head`.
     if data_name == "hymenoptera":
         pretrained = models.resnet18(weights=models.ResNet18_Weights.DEFAULT)
     else:
-        pretrained = prepare_network_for_digits(args.limit)
+        pretrained = prepare_network_for_digits()
+    print("\nFinetuning the convnet")
     model = copy.deepcopy(pretrained)  # pretrained is used again in 2)
     num_ftrs = model.fc.in_features  # 512
     model.fc = nn.Linear(num_ftrs, len(class_names))
     model = model.to(device)
 
     criterion = nn.CrossEntropyLoss()
-    optimizer = optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)
+    optimizer = optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)  # video: without it
 
     # The learning rate is multiplied by 0.1 every 7 epochs: of 8 epochs, only the last is affected
     step_lr_scheduler = lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
@@ -217,27 +224,26 @@ def main(argv=None):
     model_conv.fc = nn.Linear(num_ftrs, len(class_names))
     model_conv = model_conv.to(device)
 
-    # Only the parameters of the last layer are optimized
+    # Only the parameters of the last layer are optimized. (Batch norm also has running averages,
+    # which are no parameters: train_model calls keep_frozen_batch_norm, below, to freeze them.)
     optimizer_conv = optim.SGD(model_conv.fc.parameters(), lr=learning_rate, momentum=0.9)
     exp_lr_scheduler = lr_scheduler.StepLR(optimizer_conv, step_size=7, gamma=0.1)
     model_conv, frozen = train_model(
         model_conv, criterion, optimizer_conv, exp_lr_scheduler, dataloaders, num_epochs
     )
 
-    # Beyond the video: what the same network learns from these images alone, in as few epochs and
-    # at the same small learning rate. (On digits, with five batches an epoch, early validations
-    # underestimate it: the running averages of batch norm, explained below, lag behind the weights.
-    # With averages computed from all training images, 83% instead of 80%, mean of seeds 0-4.)
+    # Beyond the video: what the same network learns from these images alone, without pretraining.
+    # All else is the same. (On digits, a larger rate does not help it: SCRATCHRATES.)
     print("\nRandomly initialized network")
-    scratch = train_from_scratch(dataloaders, len(class_names), num_epochs, learning_rate)
+    _, scratch = train_from_scratch(dataloaders, len(class_names), num_epochs, learning_rate)
 
     # Beyond the video: save the fine-tuned network, with what --predict needs
     FILE = args.output_dir / f"08_transfer_learning_{data_name}.pth"
     torch.save({"model_state": model.state_dict(), "class_names": class_names}, FILE)
 
-    # The best epoch is chosen on the validation images, so the accuracies are optimistic. And both
-    # tasks are close to the pretraining task: ants and bees are among ImageNet's classes, and the
-    # name of a digit tells if it is even.
+    # The best epoch is chosen on the validation images, so the accuracies are optimistic, the more
+    # so the more epochs there are. And these are easy cases for pretraining: ants and bees are
+    # among ImageNet's classes, and the name of a digit tells if it is even.
     accuracies = {"fine-tuned": finetuned, "frozen": frozen, "randomly initialized": scratch}
     draw(accuracies, model, dataloaders["val"], class_names, args)
     result = f"fine-tuned {max(finetuned):.1%}, frozen {max(frozen):.1%}"
@@ -257,8 +263,8 @@ def keep_frozen_batch_norm(model):
 
     Batch norm brings each channel to zero mean and unit standard deviation, then applies a learned
     weight and bias. In train mode, it takes mean and variance from the batch, and updates running
-    averages of both, which eval mode uses. These are no parameters, so requires_grad=False does not
-    freeze them.
+    averages of both, which it uses in eval mode. They are not parameters, so requires_grad=False
+    does not freeze them. (Here, this changes no accuracy beyond the spread: BNNUMBERS.)
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
@@ -267,20 +273,22 @@ def keep_frozen_batch_norm(model):
 
 # Beyond the video
 def train_from_scratch(dataloaders, num_classes, num_epochs, learning_rate):
-    """Train a randomly initialized ResNet-18; return the validation accuracy of each epoch."""
+    """Train a randomly initialized ResNet-18; return it, and the accuracy of each epoch."""
     model = models.resnet18(num_classes=num_classes).to(device)
     criterion = nn.CrossEntropyLoss()
     optimizer = optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9)
     scheduler = lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
-    model, accuracies = train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs)
-    return accuracies
+    return train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs)
 
 
 def predict(args):
-    """Print the class of each photo of --predict, by the network that main has saved."""
+    """Print the class of each photo of --predict, by the network that main has saved.
+
+    It knows no other classes: a photo of a cat is classified as ants or bees, too, maybe at 99%.
+    """
     file = args.output_dir / "08_transfer_learning_hymenoptera.pth"
     try:
-        saved = torch.load(file, map_location="cpu")
+        saved = torch.load(file, map_location="cpu")  # weights_only=True is the default
         class_names = saved["class_names"]
         model = models.resnet18(num_classes=len(class_names))
         model.load_state_dict(saved["model_state"])
@@ -304,9 +312,9 @@ def draw(accuracies, model, dataloader, class_names, args):
         ax.plot(range(1, len(values) + 1), values, style, label=name)
     ax.set(title="Validation", xlabel="epoch", ylabel="accuracy")
     ax.locator_params(axis="x", integer=True)
-    ax.legend()
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 
-    # A batch of validation images, the least certain predictions first
+    # A batch of validation images, the least confident predictions first
     inputs, labels = next(iter(dataloader))
     model.eval()
     with torch.no_grad():
@@ -316,7 +324,7 @@ def draw(accuracies, model, dataloader, class_names, args):
         plt.subplot(2, 6, 7 + position)
         predicted = f"{class_names[preds[i]]} ({values[i]:.0%})"
         imshow(inputs[i], f"{predicted}\ntrue: {class_names[labels[i]]}")
-    plt.gcf().supxlabel("The least certain predictions of the fine-tuned network in one batch")
+    plt.figtext(0.5, 0.45, "The least confident predictions of the fine-tuned network", ha="center")
     plt.tight_layout()
     plt.savefig(args.output_dir / "08_transfer_learning.png")
     if args.show:
@@ -329,7 +337,7 @@ def read_photo(path):
     try:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
-    except OSError as error:  # that of a truncated photo does not name the file
+    except (OSError, Image.DecompressionBombError) as error:  # these need not name the file
         sys.exit(f"{path} cannot be read: {error}")
 
 
@@ -348,13 +356,13 @@ def download(args):
     weights = models.ResNet18_Weights.DEFAULT
     file = Path(torch.hub.get_dir(), "checkpoints", Path(weights.url).name)
     if not (folder.exists() and file.exists()):
-        print("Downloading 94 MB of photos and weights, once. (To do without: --dataset digits)")
+        print("Downloading 94 MB of photos and weights, once. To skip: Ctrl-C, --dataset digits")
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(15)  # seconds to wait for a server to answer
+    socket.setdefaulttimeout(15)  # seconds without an answer from the server
     try:
         if not folder.exists():
             download_photos(args.data_dir)
-        weights.get_state_dict(check_hash=True)
+        weights.get_state_dict(check_hash=True, weights_only=True)  # runs no code, see lesson 10
         return "hymenoptera"
     except Exception as error:  # servers, proxies, and damaged files can raise almost anything
         problem = f"Photos or weights could not be downloaded or read ({error!r:.200})"
@@ -367,11 +375,14 @@ def download(args):
 
 
 def download_photos(data_dir):
-    """Download and unpack the photos; their folder appears only when it is complete."""
+    """Download, check, and unpack the photos; their folder appears only when it is complete."""
     url = "https://download.pytorch.org/tutorial/hymenoptera_data.zip"
+    sha256 = "fbc41b31d544714d18dd1230b1e2b455e1557766e13e67f9f5a7a23af7c02209"
     data_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=data_dir) as temporary:
-        datasets.utils.download_and_extract_archive(url, temporary)
+        file = f"{temporary}/photos.zip"
+        torch.hub.download_url_to_file(url, file, hash_prefix=sha256)
+        shutil.unpack_archive(file, temporary)
         Path(temporary, "hymenoptera_data").rename(data_dir / "hymenoptera_data")
 
 
@@ -383,7 +394,7 @@ def load_color_digits():
     return v2.functional.normalize(X, mean.tolist(), std.tolist()), torch.from_numpy(y)
 
 
-def load_offline_data(seed, limit):
+def load_offline_data(seed):
     """Return the datasets and the class names of "even or odd?".
 
     There are 20 training images, two of each digit, chosen by `seed`, and 300 validation images.
@@ -391,48 +402,37 @@ def load_offline_data(seed, limit):
     X, y = load_color_digits()
     X, y = X[1000:], y[1000:]  # prepare_network_for_digits uses others
     X_train, X_val, y_train, y_val = train_test_split(
-        X, y, train_size=20, test_size=min(300, limit), stratify=y, random_state=seed
+        X, y, train_size=20, test_size=300, stratify=y, random_state=seed
     )
     train_dataset = TensorDataset(X_train, y_train % 2)
     return {"train": train_dataset, "val": TensorDataset(X_val, y_val % 2)}, ["even", "odd"]
 
 
-def prepare_network_for_digits(limit):
-    """Return a ResNet-18 that can name the ten digits: offline, it stands in for ImageNet's."""
-    X, y = load_color_digits()
-    train_dataset = TensorDataset(X[:500][:limit], y[:500][:limit])
-    train_loader = DataLoader(
-        train_dataset, batch_size=min(32, limit), shuffle=True, drop_last=True
-    )
-    model = models.resnet18(num_classes=10).to(device)
-    optimizer = optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    for epoch in range(3):
-        for images, labels in train_loader:
-            loss = nn.functional.cross_entropy(model(images.to(device)), labels.to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    print("(In place of ImageNet's weights, a network was prepared that can name digits.)")
+def prepare_network_for_digits():
+    """Return a ResNet-18 that names the ten digits: offline, it stands in for ImageNet's."""
+    print("\nPreparing a network that names digits, in place of ImageNet's weights")
+    X, y = load_color_digits()  # the validation set is only for the accuracy that is printed
+    train_set, val_set = TensorDataset(X[:500], y[:500]), TensorDataset(X[500:1000], y[500:1000])
+    dataloaders = {"train": DataLoader(train_set, 32, shuffle=True), "val": DataLoader(val_set, 32)}
+    model, accuracies = train_from_scratch(dataloaders, 10, num_epochs=5, learning_rate=0.01)
     return model
 
 
 def parse_args(argv):
     """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.description = __doc__.splitlines()[0]
     names = ("auto", "hymenoptera", "digits")
     parser.add_argument("--epochs", type=int, default=num_epochs, help="passes over the data")
     parser.add_argument("--lr", type=float, default=learning_rate, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
-    parser.add_argument("--limit", type=int, default=500, help="at most LIMIT digits in a set")
     parser.add_argument("--dataset", choices=names, default="auto", help="auto: digits if offline")
     parser.add_argument("--data-dir", type=Path, default=Path("data"), help="dataset folder")
     parser.add_argument("--predict", type=Path, nargs="+", metavar="PHOTO", help="classify photos")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
-    if args.epochs < 1 or args.limit < 10 or not 0 < args.lr < float("inf"):
-        parser.error("--epochs must be at least 1, --limit 10, and --lr finite and above 0")
+    if args.epochs < 1 or not 0 < args.lr <= 1000 or not 0 <= args.seed < 2**32:
+        parser.error("--epochs must be at least 1, and 0 < --lr <= 1000, and 0 <= --seed < 2**32")
     return args
 
 
