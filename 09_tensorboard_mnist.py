@@ -14,19 +14,19 @@ Run (add --show to open the figure in a window)
     python 09_tensorboard_mnist.py
     python 09_tensorboard_mnist.py --epochs 1 --batch-size 64   (as in the video)
     python 09_tensorboard_mnist.py --dataset digits             (without a download)
-    tensorboard --logdir runs   (then open http://localhost:6006; ">" at its top shows more tabs)
+    tensorboard --logdir runs   (then open http://localhost:6006; a narrow window hides tabs at ">")
 
 Changes from the video
-    - Two writers, in the folders `train` and `test`, log under the same tags (names), so that both
-      curves share a chart. The video logs training values only, as `training loss`.
+    - A second writer logs the test under the same tags (names), so that both curves share a chart.
+      The video logs scalars of the training only, as `training loss`.
     - Each run has a folder of its own, named after its learning rate and its time.
-    - 4 epochs and batches of 100 (video: 1 and 64), with a test after each epoch.
+    - 4 epochs and batches of 100 (video: 1 and 64); steps are counted through all epochs.
     - All images are scaled to 0..1 at once, as `transform=ToTensor()` would do one by one, and
       `softmax` takes a whole batch.
     - `close()` stands after the loop over the classes, not inside it.
-    - If MNIST could not be downloaded, scikit-learn's digits are used.
+    - If MNIST cannot be downloaded, scikit-learn's digits are used.
 
-Try it (answers: docs/answers.md)
+Try it (answers: docs/answers.md, error messages: docs/errors.md)
     - `--lr 0.03`, then compare the two runs in TensorBoard. (To choose one of them, split off a
       validation set. Choosing by the test accuracy would be tuning on the test set.)
     - `--epochs 20`: does the test loss keep falling with the training loss?
@@ -35,7 +35,7 @@ Try it (answers: docs/answers.md)
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=13881s (about 3:51:21), course script:
-    16_tensorboard.py
+    16_tensorboard.py. The lines that do not log are those of 13_feedforward.py (about 2:52).
 """
 
 import argparse
@@ -46,6 +46,7 @@ from datetime import datetime
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -58,7 +59,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-# Hyper-parameters (defaults: flags override the last three, see parse_args)
+# Hyper-parameters (defaults of the last three: flags such as --epochs change them, see parse_args)
 input_size = 784  # 28 * 28 pixels
 hidden_size = 500
 num_classes = 10
@@ -84,17 +85,18 @@ class NeuralNet(nn.Module):
 
 
 def main(argv=None):
-    """Run the lesson with these flags, or the command line's; return metrics for the tests."""
+    """Run the lesson with the flags in `argv` (default: the command line's); return metrics."""
     args = parse_args(argv)
     num_epochs, batch_size, learning_rate = args.epochs, args.batch_size, args.lr
     args.output_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
     data_name = download(args)  # "mnist", or "digits" if it could not be downloaded
-
-    # TensorBoard: a writer for each set, so that a chart has a curve for each
+    print(f"09 TensorBoard | device: {device} | data: {data_name}")
     log_dir = args.log_dir / f"lr{learning_rate}_{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
+
+    # TensorBoard
     writer = SummaryWriter(log_dir / "train")
-    test_writer = SummaryWriter(log_dir / "test")
+    test_writer = SummaryWriter(log_dir / "test")  # for all that is about test images
 
     # MNIST dataset
     if data_name == "mnist":
@@ -102,47 +104,43 @@ def main(argv=None):
         test_dataset = to_tensors(torchvision.datasets.MNIST(args.data_dir, train=False))
     else:
         train_dataset, test_dataset = load_offline_data()
-    sizes = f"{len(train_dataset)} training and {len(test_dataset)} test images"
-    print(f"09 TensorBoard | device: {device} | data: {data_name}, {sizes}")
 
-    # Data loader
-    train_loader = DataLoader(dataset=train_dataset, batch_size=batch_size, shuffle=True)
+    # Data loader. drop_last: only full batches, so that means over batches are means over images.
+    train_loader = DataLoader(
+        dataset=train_dataset, batch_size=batch_size, shuffle=True, drop_last=True
+    )
     test_loader = DataLoader(dataset=test_dataset, batch_size=batch_size, shuffle=False)
 
     examples = iter(test_loader)
     example_data, example_targets = next(examples)  # (100, 1, 28, 28) and (100,)
-    plt.figure(figsize=(13, 8))
+    figure = plt.figure(figsize=(13, 8))
     for i in range(min(6, batch_size)):
         plt.subplot(3, 6, i + 1)  # row 1; `draw` fills rows 2 and 3
         plt.imshow(example_data[i][0].numpy(), cmap="gray")
         plt.title(f"test image: {example_targets[i]}")
         plt.axis("off")
 
-    # TensorBoard, Images tab. Look for images that are black, or upside down.
+    # TensorBoard, Images tab
     img_grid = torchvision.utils.make_grid(example_data)
     test_writer.add_image("mnist_images", img_grid)
 
     # 1) Model: class NeuralNet, above
     model = NeuralNet(input_size, hidden_size, num_classes).to(device)
 
-    # 2) Loss and optimizer
+    # 2) Loss and optimizer. Adam, a variant of SGD, adapts the step size of each parameter: it
+    # divides the average of its last gradients by their size, so small ones make no small steps.
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
 
-    # TensorBoard, Graphs tab. Double-click NeuralNet: are all layers there, and in order?
-    # (add_graph works, but warns that torch.jit.trace, which it uses, is deprecated: hide that.)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        writer.add_graph(model, example_data.reshape(-1, 28 * 28).to(device))
+    # TensorBoard, Graphs tab: this calls writer.add_graph
+    add_graph(writer, model, example_data.reshape(-1, 28 * 28).to(device))
 
     # 3) Training loop
+    running_loss = 0.0
+    running_correct = 0
     n_total_steps = len(train_loader)
-    log_every = min(100, n_total_steps)  # steps
+    log_every = min(100, n_total_steps)  # steps (the digits have only 13 in an epoch)
     for epoch in range(num_epochs):
-        model.train()
-        running_loss = 0.0
-        running_correct = 0
-        running_samples = 0
         for i, (images, labels) in enumerate(train_loader):
             images = images.reshape(-1, 28 * 28).to(device)  # (N, 1, 28, 28) -> (N, 784)
             labels = labels.to(device)
@@ -160,132 +158,143 @@ def main(argv=None):
             # max returns the largest value of each row and its index, which is the class
             _, predicted = torch.max(outputs, 1)
             running_correct += (predicted == labels).sum().item()
-            running_samples += labels.size(0)
-            if (i + 1) % log_every == 0:
-                step = f"Epoch [{epoch + 1}/{num_epochs}], Step [{i + 1}/{n_total_steps}]"
-                print(f"{step}, Loss: {running_loss / log_every:.4f}", flush=True)
-                # TensorBoard, Scalars tab: means since the last print. The weights still improved
-                # meanwhile, so the test after the epoch may give a lower loss.
-                writer.add_scalar("loss", running_loss / log_every, epoch * n_total_steps + i)
-                running_accuracy = running_correct / running_samples
-                writer.add_scalar("accuracy", running_accuracy, epoch * n_total_steps + i)
+            step = epoch * n_total_steps + i  # counted through all epochs, as are the 100 below
+            if (step + 1) % log_every == 0:
+                position = f"Epoch [{epoch + 1}/{num_epochs}], Step [{i + 1}/{n_total_steps}]"
+                print(f"{position}, Loss: {running_loss / log_every:.4f}", flush=True)
+                # TensorBoard, Scalars tab
+                writer.add_scalar("loss", running_loss / log_every, step)
+                running_accuracy = running_correct / log_every / predicted.size(0)
+                writer.add_scalar("accuracy", running_accuracy, step)
                 running_loss = 0.0
                 running_correct = 0
-                running_samples = 0
+        test_loss = log_epoch(writer, test_writer, model, test_dataset, step)
 
-        # 4) Test, here after each epoch
-        model.eval()  # changes nothing in this network, but does if there is dropout or batch norm
-        class_labels = []
-        class_preds = []
-        with torch.no_grad():
-            n_correct = 0
-            n_samples = 0
-            test_loss = 0.0
-            for images, labels in test_loader:
-                images = images.reshape(-1, 28 * 28).to(device)
-                labels = labels.to(device)
-                outputs = model(images)
-                _, predicted = torch.max(outputs, 1)
-                n_samples += labels.size(0)
-                n_correct += (predicted == labels).sum().item()
-                test_loss += criterion(outputs, labels).item() * labels.size(0)  # a sum
+    # 4) Test
+    class_labels = []
+    class_preds = []
+    with torch.no_grad():
+        n_correct = 0
+        n_samples = 0
+        for images, labels in test_loader:
+            images = images.reshape(-1, 28 * 28).to(device)
+            labels = labels.to(device)
+            outputs = model(images)
+            _, predicted = torch.max(outputs, 1)
+            n_samples += labels.size(0)
+            n_correct += (predicted == labels).sum().item()
 
-                class_preds.append(F.softmax(outputs, dim=1))  # probabilities (N, 10)
-                class_labels.append(labels)
+            class_preds.append(F.softmax(outputs, dim=1))  # probabilities (N, 10)
+            class_labels.append(labels)
 
-            acc = n_correct / n_samples
-            test_loss /= n_samples
-            print(f"Accuracy of the network: {acc:.1%}, test loss: {test_loss:.4f}", flush=True)
-        step = epoch * n_total_steps + len(train_loader) - 1  # the last one of the epoch
-        log_epoch(writer, test_writer, model, acc, test_loss, step)
+        # cat concatenates the batches: (10000, 10) and (10000,)
+        class_preds = torch.cat(class_preds)
+        class_labels = torch.cat(class_labels)
+        acc = n_correct / n_samples
+        print(f"Accuracy of the network: {acc:.1%}")
 
-    # cat concatenates the batches of the last test: (10000, 10) and (10000,)
-    class_preds = torch.cat(class_preds)
-    class_labels = torch.cat(class_labels)
-
-    # TensorBoard, PR Curves tab: each digit against all others. An image counts as a 3 if its
-    # probability of a 3 is above a threshold (while the accuracy goes by the largest probability).
-    # Precision is the fraction of these images that are 3s, recall the fraction of all 3s that are
-    # among them. A lower threshold never lowers recall, but usually precision. Look for a curve
-    # that stays away from the top right corner.
+    # TensorBoard, PR Curves tab: each digit against all others. An image is classified as a 3 if
+    # its probability of a 3 is at or above a threshold (while the accuracy goes by the largest
+    # one). Precision is the fraction of these images that are 3s, recall the fraction of all 3s
+    # that are among them. Lowering the threshold never lowers recall, but it usually lowers
+    # precision.
     classes = range(10)
     for i in classes:
         labels_i = class_labels == i
         preds_i = class_preds[:, i]
         test_writer.add_pr_curve(str(i), labels_i, preds_i, global_step=0)
+    writer.close()
 
-    # Beyond the video: the average precision of each digit, which is the area under its curve (1:
-    # all images of the digit have higher probabilities than all others), and the mistakes of which
-    # the network was surest, also in the Images tab. (High probabilities are no guarantee.)
-    class_preds, class_labels = class_preds.cpu(), class_labels.cpu()
-    average_precisions = draw(test_dataset, class_labels, class_preds, test_writer, args)
+    # Beyond the video: what to look for in the tabs of TensorBoard
+    #     Images      images that are black, without gray (not scaled to 0..1), or upside down
+    #     Graphs      missing layers (double-click NeuralNet to see them)
+    #     Scalars     a test loss that rises while the training loss falls: overfitting. Set
+    #                 Smoothing to 0. (At first, test may be better, if its images are easier, or as
+    #                 points of train are means of steps in which the weights improved.)
+    #     Histograms  weights that spread ever faster, or layers that never move. (Weights of pixels
+    #                 that are black in all training images do not move.)
+    #     PR Curves   a curve that stays away from the top right corner: zoom in there
+
+    # Beyond the video: the average precision of each digit, which is the area under its curve. It
+    # is 1 if every image of a 3, say, gets a higher probability of a 3 than every other image. The
+    # figure shows the lowest, and the mistakes of which the network was most confident.
+    average_precisions = draw(test_dataset, class_labels.cpu(), class_preds.cpu(), args)
     for i in classes:
         print(f"Average precision of {i}: {average_precisions[i]:.4f}")
-    writer.close()
+    test_writer.add_figure("mistakes", figure, close=False)
     test_writer.close()
 
     print(f"Test accuracy: {acc:.1%} ({data_name})")
     print("Figure:", args.output_dir / "09_tensorboard_mnist.png")
     print(f"Log: {log_dir} (to see it: tensorboard --logdir {args.log_dir})")
     metrics = {f"average_precision_{i}": average_precisions[i] for i in classes}
-    return {
-        "accuracy": acc,
-        "loss": test_loss,
-        "dataset": data_name,
-        "log_dir": str(log_dir),
-        **metrics,
-    }
+    results = {"accuracy": acc, "loss": test_loss, "dataset": data_name, "log_dir": str(log_dir)}
+    return {**results, **metrics}
 
 
 # Beyond the video
-def log_epoch(writer, test_writer, model, acc, test_loss, step):
-    """Log the test and the weights after an epoch, whose last step was `step`.
+def add_graph(writer, model, inputs):
+    """Log the graph of the model. If that is not possible, say so, and go on."""
+    try:
+        with warnings.catch_warnings():  # that torch.jit.trace, used by add_graph, is deprecated
+            warnings.simplefilter("ignore")
+            writer.add_graph(model, inputs)
+    except Exception as error:  # torch.jit.trace may break on new Python versions
+        print(f"No graph was logged ({error!r:.200})")
 
-    Scalars tab: look for a test loss that rises while the training loss falls, which is
-    overfitting. Histograms tab: each slice shows how the weights of a layer are distributed after
-    an epoch. Look for weights that never move, or that spread ever farther.
-    """
-    test_writer.add_scalar("loss", test_loss, step)
-    test_writer.add_scalar("accuracy", acc, step)
+
+def log_epoch(writer, test_writer, model, test_dataset, step):
+    """Log the weights, and loss and accuracy of the test, after `step`; return the test loss."""
+    images, labels = test_dataset.tensors  # all test images at once: they are small
+    labels = labels.to(device)
+    with torch.no_grad():
+        outputs = model(images.reshape(-1, 28 * 28).to(device))
+    loss = F.cross_entropy(outputs, labels).item()
+    accuracy = (outputs.argmax(dim=1) == labels).float().mean().item()
+    print(f"Test after epoch: loss {loss:.4f}, accuracy {accuracy:.1%}", flush=True)
+    test_writer.add_scalar("loss", loss, step)
+    test_writer.add_scalar("accuracy", accuracy, step)
     for name, parameter in model.named_parameters():
         writer.add_histogram(name, parameter, step)
     writer.flush()  # so that the log is complete up to here, even after Ctrl-C
     test_writer.flush()
+    return loss
 
 
-def draw(test_dataset, class_labels, class_preds, test_writer, args):
-    """Add six mistakes and the precision-recall curves to the figure; log it, and save it.
+def draw(test_dataset, class_labels, class_preds, args):
+    """Add six mistakes and the precision-recall curves to the figure, and save it.
 
     Return the average precision of each digit, a list.
     """
     confidence, predicted = torch.max(class_preds, 1)
     confidence[predicted == class_labels] = 0  # only mistakes keep theirs
-    surest = confidence.argsort(descending=True)[:6].tolist()
-    surest = [i for i in surest if confidence[i] > 0]  # there may be fewer than six mistakes
-    for position, i in zip((7, 8, 9, 13, 14, 15), surest):  # the left half of rows 2 and 3
-        plt.subplot(3, 6, position)
-        image, label = test_dataset[i]  # (1, 28, 28)
-        plt.imshow(image[0].numpy(), cmap="gray")
-        plt.title(f"{confidence[i]:.1%} a {predicted[i]}, is a {class_labels[i]}", fontsize=10)
-        plt.axis("off")
+    most_confident = confidence.argsort(descending=True)[:6].tolist()
+    # Rows 2 and 3, left half. There may be fewer than six mistakes.
+    for position, i in zip((7, 8, 9, 13, 14, 15), most_confident):
+        if confidence[i] > 0:
+            plt.subplot(3, 6, position)
+            plt.imshow(test_dataset[i][0][0].numpy(), cmap="gray")  # an image is (1, 28, 28)
+            percentage = min(confidence[i].item(), 0.999)  # not "100.0%"
+            title = f"predicted {predicted[i]} ({percentage:.1%})\ntrue: {class_labels[i]}"
+            plt.title(title, fontsize=10)
+            plt.axis("off")
 
     ax = plt.subplot(3, 2, (4, 6))  # the right half of rows 2 and 3
     average_precisions = [
         float(average_precision_score(class_labels == i, class_preds[:, i])) for i in range(10)
     ]
-    for i in range(10):
+    start = 1.0
+    for i in np.argsort(average_precisions)[:3]:  # the three lowest
         precision, recall, _ = precision_recall_curve(class_labels == i, class_preds[:, i])
-        if average_precisions[i] <= sorted(average_precisions)[2]:  # the three lowest in color
-            label = f"{i}: average precision {average_precisions[i]:.4f}"
-            ax.plot(recall, precision, drawstyle="steps-post", label=label)
-        else:
-            ax.plot(recall, precision, color="lightgray", drawstyle="steps-post", zorder=1)
-    start = 0.9 if min(average_precisions) > 0.95 else 0
+        label = f"{i}: average precision {average_precisions[i]:.4f}"
+        ax.plot(recall, precision, drawstyle="steps-post", label=label)
+        # The axes start three times as far from 1 as the point where both are about equal
+        break_even = np.minimum(precision, recall).max()
+        start = max(0, min(start, 1 - 3 * (1 - break_even)))
     ax.set(xlim=(start, 1.002), ylim=(start, 1.002), xlabel="recall", ylabel="precision")
-    ax.set_title(f"Precision and recall (axes start at {start})")
+    ax.set_title(f"Precision and recall (axes start at {start:.2f})")
     ax.legend(title="the three lowest", loc="lower left")
     plt.tight_layout()
-    test_writer.add_figure("mistakes", plt.gcf(), close=False)
     plt.savefig(args.output_dir / "09_tensorboard_mnist.png")
     if args.show:
         plt.show()
@@ -299,9 +308,9 @@ def download(args):
         return "digits"
     folder = args.data_dir / "MNIST"
     if not (folder / "raw" / "t10k-labels-idx1-ubyte").exists():  # the last of four files
-        print("Downloading MNIST: 12 MB, once. To do without: Ctrl-C, then --dataset digits")
+        print("Downloading MNIST (12 MB, once). To skip it: Ctrl-C, then --dataset digits")
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(15)  # seconds to wait for a server to answer
+    socket.setdefaulttimeout(15)  # seconds without an answer from the server
     try:
         torchvision.datasets.MNIST(args.data_dir, train=True, download=True)
         torchvision.datasets.MNIST(args.data_dir, train=False)
@@ -319,7 +328,7 @@ def download(args):
 def to_tensors(dataset):
     """Return MNIST's images as float32 (N, 1, 28, 28) from 0 to 1, and their labels (N,).
 
-    The same with transform=ToTensor() and list(), as in lesson 07, takes several seconds.
+    transform=ToTensor() and list(), as in lesson 07, give the same, but take several seconds.
     """
     return TensorDataset(dataset.data.unsqueeze(1) / 255, dataset.targets)
 
@@ -336,7 +345,6 @@ def load_offline_data():
 def parse_args(argv):
     """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.description = __doc__.splitlines()[0]
     names = ("auto", "mnist", "digits")
     parser.add_argument("--epochs", type=int, default=num_epochs, help="passes over the data")
     parser.add_argument("--batch-size", type=int, default=batch_size, help="samples per batch")
@@ -348,8 +356,10 @@ def parse_args(argv):
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
-    if min(args.epochs, args.batch_size) < 1 or not 0 < args.lr < float("inf"):
-        parser.error("--epochs, --batch-size, and --lr must be positive, and --lr finite")
+    if args.epochs < 1 or not 1 <= args.batch_size <= 1000:
+        parser.error("--epochs must be at least 1, and --batch-size from 1 to 1000")
+    if not 0 < args.lr <= 1000 or not 0 <= args.seed < 2**32:
+        parser.error("--lr must be above 0 and at most 1000, and --seed from 0 to 2**32 - 1")
     return args
 
 
