@@ -7,7 +7,7 @@ by name. A checkpoint also saves the state of the training.
 
 You will learn
     - how to save and load a whole model, a state dict, and a checkpoint, also across devices
-    - why `torch.load` refuses whole models by default, and how that can stop a hostile file
+    - why `torch.load` refuses whole models by default, and which files it protects you from
     - what a checkpoint needs so that training resumes as if it had never stopped
     - what `model.eval()` changes
 
@@ -15,7 +15,7 @@ Run (add --show to open the figure in a window)
     python 10_save_load.py
     python 10_save_load.py --epochs 20 --resume outputs/10_save_load_training.pth
 
-Use it later: in a new file, with class Model and its imports
+Use it later: in a new file, with class Model and its imports (here, nothing has trained it)
     model = Model(n_input_features=6)
     model.load_state_dict(torch.load("outputs/10_save_load_state_dict.pth"))
     model.eval()
@@ -27,11 +27,12 @@ Changes from the video
     - The whole model and the state dict have a file each (video: model.pth for both). The three
       device transfers run if there is a GPU.
 
-Try it (answers: docs/answers.md)
-    - In "Checkpoint", load `checkpoint` instead of `checkpoint["model_state"]`; then undo that, and
-      make the new `Model(n_input_features=5)`. What do the two errors say?
-    - Remove the line with `torch.set_rng_state`. How large is the difference now, and why?
-    - Save `{"accuracy": np.float64(0.9)}` and load it. What does the error say? What helps?
+Try it (answers: docs/answers.md, error messages: docs/errors.md)
+    - In "Checkpoint", pass `checkpoint` to `model.load_state_dict`. Undo this, then create the new
+      model with `Model(n_input_features=5)`. What do the two errors say?
+    - Remove the line with `torch.set_rng_state`. Which lines of the output change, and why?
+    - At the end of `main`, before `return`: `torch.save({"accuracy": np.float64(0.9)}, FILE)` (with
+      `import numpy as np`), then `torch.load(FILE)`. What does the error say? What helps?
 
 Video
     https://www.youtube.com/watch?v=c36lUUr864M&t=15425s (about 4:17:05), course script:
@@ -69,7 +70,7 @@ class Model(nn.Module):
 
 
 def main(argv=None):
-    """Run the lesson with these flags, or the command line's; return metrics for the tests."""
+    """Run the lesson with the flags in `argv` (default: the command line's); return metrics."""
     args = parse_args(argv)
     if args.resume:
         return resume(args)
@@ -79,8 +80,9 @@ def main(argv=None):
 
     model = Model(n_input_features=6)
 
-    # Save all (the lazy way). The file stores the name of class Model, not its code, so it cannot
-    # be loaded after the class has been moved or renamed.
+    # Save all (the lazy way). The file stores the name of class Model, not its code. If the class
+    # is missing or renamed where the file is loaded, the error is "Can't get attribute 'Model' on
+    # <module '__main__' ...>".
     for param in model.parameters():
         print(param)
     FILE = args.output_dir / "10_save_load_model.pth"
@@ -109,7 +111,8 @@ def main(argv=None):
         "model_state": model.state_dict(),
         "optim_state": optimizer.state_dict(),
     }
-    # "state" is empty, as no step has been made. Later, it holds momentum, or Adam's averages.
+    # "state" stays empty with plain SGD. With momentum, or with Adam, it holds sums or averages of
+    # gradients after the first step.
     print(optimizer.state_dict())
     CHECKPOINT_FILE = args.output_dir / "10_save_load_checkpoint.pth"
     torch.save(checkpoint, CHECKPOINT_FILE)
@@ -126,9 +129,11 @@ def main(argv=None):
 
     model.eval()  # to predict; model.train() to go on training
 
-    # Save on GPU or CPU. torch.load puts tensors on the device that they were saved from (an error
-    # if that was a GPU and there is none), or on map_location. load_state_dict then copies them to
-    # wherever the model is. "cuda" is the current GPU, "cuda:0" the first one, "cuda:1" the second.
+    # Save on GPU or CPU. torch.load puts tensors on the device that they were saved from, or on
+    # `map_location` if it is given. Without it, a file from a GPU raises an error on a machine
+    # without one. load_state_dict then copies the values to wherever the model is. "cuda" is the
+    # current GPU, "cuda:0" the first one, "cuda:1" the second.
+    print("Transfers between devices run if there is a GPU:", torch.cuda.is_available())
     if torch.cuda.is_available():
         # 1) Save on GPU, load on CPU
         model.to("cuda")
@@ -141,7 +146,7 @@ def main(argv=None):
         torch.save(model.state_dict(), FILE)
         model = Model(n_input_features=6)
         model.load_state_dict(torch.load(FILE))
-        model.to("cuda")  # moves the model; its inputs must be there, too
+        model.to("cuda")  # loading did not move the model; its inputs must be there, too
 
         # 3) Save on CPU, load on GPU
         model.to("cpu")
@@ -150,51 +155,80 @@ def main(argv=None):
         model.load_state_dict(torch.load(FILE, map_location="cuda:0"))
         model.to("cuda")
 
-    # Beyond the video: all three ways bring back the same model, bit for bit
-    whole_model = torch.load(args.output_dir / "10_save_load_model.pth", weights_only=False)
-    whole_model_error = largest_difference(whole_model, model)
+    # Beyond the video: all three approaches bring back equal models
+    FILE = args.output_dir / "10_save_load_model.pth"
+    whole_model_error = largest_difference(torch.load(FILE, weights_only=False), model)
     state_dict_error = largest_difference(loaded_model, model)
-    print(f"Checkpoint of epoch {epoch} and whole model: difference {whole_model_error}")
-    print(f"Checkpoint of epoch {epoch} and state dict: difference {state_dict_error}")
+    print("Largest difference between checkpoint and whole model:", whole_model_error)
+    print("Largest difference between checkpoint and state dict:", state_dict_error)
 
     # Beyond the video: why torch.load refuses whole models today. torch.save writes a zip archive
     # with a pickle in it, Python's format for objects. A pickle names functions and classes to be
     # called when it is loaded, so a hostile file can run any code. By default, torch.load accepts
     # only names on a list: those of tensors, Python's numbers and containers, and a few more.
-    # (Before PyTorch 2.10, this protection had a hole, CVE-2026-24747.)
-    load_both_ways(whole_model, args)
-    hostile_blocked = load_both_ways(Hostile(), args)
+    # torch.serialization.add_safe_globals([Model, nn.Linear]) would add yours to it. This is no
+    # guarantee: load only files that you trust.
+    HOSTILE_FILE = args.output_dir / "10_save_load_hostile.pth"
+    torch.save(Hostile(), HOSTILE_FILE)
+    try:
+        torch.load(HOSTILE_FILE)
+        hostile_blocked = False
+    except pickle.UnpicklingError:  # the same error as for a whole model
+        hostile_blocked = True
+    print("torch.load refuses a hostile file:", hostile_blocked)
+    torch.load(HOSTILE_FILE, weights_only=False)  # runs its code, which prints a line
+    HOSTILE_FILE.unlink()
 
-    # Beyond the video: training that is saved between two epochs, loaded into new objects, and
-    # resumed ends where uninterrupted training ends, bit for bit. This holds on the CPU of the same
-    # machine, with the same PyTorch version and number of threads.
+    # Beyond the video: what a checkpoint needs. Training that is saved after half of the epochs,
+    # loaded into new objects, and resumed ends where uninterrupted training ends, bit for bit (on
+    # the CPU of one machine, with the same PyTorch version and number of threads). If one part is
+    # left out, it ends elsewhere. And without the optimizer's state, which is Adam's averages and
+    # the learning rate that the scheduler has halved, the next epoch's loss is higher.
     TRAINING_FILE = args.output_dir / "10_save_load_training.pth"
-    uninterrupted, resumed = train_twice(args, TRAINING_FILE)
-    resume_error = largest_difference(uninterrupted.model, resumed.model)
-    print(f"Uninterrupted and resumed training: difference {resume_error}")
+    torch.manual_seed(args.seed)
+    training = Training(args.lr)
+    training.train_until(args.epochs // 2)
+    training.save(TRAINING_FILE)
+    training.train_until(args.epochs)  # uninterrupted
+    differences, losses = {}, {}
+    for left_out in (None, "optim_state", "scheduler_state", "rng_state"):
+        resumed = resume_without(left_out, TRAINING_FILE, args)
+        difference = largest_difference(training.model, resumed.model)
+        loss = resumed.losses[args.epochs // 2]
+        print(f"Left out: {left_out}, next loss {loss:.4f}, difference in the end {difference:.3g}")
+        differences[left_out], losses[left_out] = difference, resumed.losses[args.epochs // 2 :]
 
     # Beyond the video: what eval() changes (in class Model, nothing). In train mode, dropout sets
-    # random values to 0 and scales up the others, and batch norm brings values to zero mean and
-    # unit standard deviation over the batch: an image's result depends on the others (here, one
-    # image alone is an error), most of all in small batches. In eval mode, dropout does nothing,
-    # and batch norm uses running averages from training. (no_grad() is what turns gradients off.)
+    # random values to 0, and batch norm scales its inputs by mean and variance of the batch: the
+    # result for an image depends on the rest of its batch (one image alone is an error), most of
+    # all in small batches. In eval mode, dropout does nothing, and batch norm uses averages.
     batch_sizes = (2, 4, 8, 16, 450)
-    with_eval = [test(resumed.model, n, train_mode=False) for n in batch_sizes]
-    without_eval = [test(resumed.model, n, train_mode=True) for n in batch_sizes]
-    for n, acc, acc_without in zip(batch_sizes, with_eval, without_eval):
-        print(f"Test images in batches of {n}: {acc:.1%} with eval(), {acc_without:.1%} without")
+    accuracies = {
+        "with eval()": test(training.model, batch_sizes),
+        "without eval()": test(training.model, batch_sizes, (nn.BatchNorm1d, nn.Dropout)),
+        "batch norm in train mode": test(training.model, batch_sizes, (nn.BatchNorm1d,)),
+        "dropout in train mode": test(training.model, batch_sizes, (nn.Dropout,)),
+    }
+    print("Test accuracy in batches of", *batch_sizes)
+    for name, values in accuracies.items():
+        print(f"{name:25}", *[f"{value:6.1%}" for value in values])
+    accuracy = accuracies["with eval()"][-1]
 
-    draw(uninterrupted, resumed, batch_sizes, with_eval, without_eval, args)
+    draw(training.losses, losses, batch_sizes, accuracies, args)
     print("Checkpoint for --resume:", TRAINING_FILE)
-    print(f"Test accuracy: {with_eval[-1]:.1%} (digits)")
+    print(f"Test accuracy: {accuracy:.1%} (digits)")
     print("Figure:", args.output_dir / "10_save_load.png")
     return {
         "whole_model_error": whole_model_error,
         "state_dict_error": state_dict_error,
         "hostile_blocked": float(hostile_blocked),
-        "resume_error": resume_error,
-        "eval_difference": with_eval[0] - without_eval[0],
-        "accuracy": with_eval[-1],
+        "resume_error": differences[None],
+        "difference_without_rng": differences["rng_state"],
+        "difference_without_optimizer": differences["optim_state"],
+        "loss_resumed": losses[None][0],
+        "loss_without_optimizer": losses["optim_state"][0],
+        "eval_difference": accuracy - accuracies["without eval()"][0],
+        "accuracy": accuracy,
     }
 
 
@@ -206,26 +240,10 @@ def largest_difference(model_a, model_b):
 
 
 class Hostile:
-    """An object whose file has a call of `print` in its place. It could be any function."""
+    """An object that pickle saves as a call to `print`. It could be any function."""
 
     def __reduce__(self):  # pickle saves what this returns: a function, and its arguments
         return print, ("    This line was printed by a file. It could also have deleted yours.",)
-
-
-def load_both_ways(thing, args):
-    """Save an object, load it with and without protection; return whether it was refused."""
-    file = args.output_dir / "10_save_load_trial.pth"
-    torch.save(thing, file)
-    try:
-        torch.load(file)
-        refused = False
-    except pickle.UnpicklingError:
-        refused = True
-    print(f"torch.load refuses the file of a {type(thing).__name__}: {refused}")
-    print("With weights_only=False, the file is loaded:")
-    print("   ", torch.load(file, weights_only=False))  # None is what print returns
-    file.unlink()
-    return refused
 
 
 class Training:
@@ -256,64 +274,53 @@ class Training:
             self.scheduler.step()
             self.losses.append(running_loss / len(train_loader))
 
-    def save(self, file):
-        """Save a checkpoint atomically.
-
-        It is written to a temporary file, which then replaces `file`. If the process dies halfway,
-        the old checkpoint is still there.
-        """
-        checkpoint = {
+    def state_dict(self):
+        """Return all that is needed to resume the training."""
+        return {
             "losses": self.losses,  # their number is the epoch
             "model_state": self.model.state_dict(),
             "optim_state": self.optimizer.state_dict(),
             "scheduler_state": self.scheduler.state_dict(),
-            # Where PyTorch's random number generators stand in their sequences: shuffling and
-            # dropout draw from them. (Python's `random` and NumPy have generators of their own.)
-            "rng_state": torch.get_rng_state(),
-            "cuda_rng_state": torch.cuda.get_rng_state_all(),  # an empty list without CUDA
+            # Where PyTorch's random number generators (CPU and GPUs) stand: shuffling and dropout
+            # draw from them. (Python's `random` and NumPy have generators of their own.)
+            "rng_state": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
         }
+
+    def load_state_dict(self, checkpoint):
+        """Restore what state_dict returned. The model must be on its device before this."""
+        self.model.load_state_dict(checkpoint["model_state"])
+        self.optimizer.load_state_dict(checkpoint["optim_state"])  # moves it to the model's device
+        self.scheduler.load_state_dict(checkpoint["scheduler_state"])
+        self.losses = list(checkpoint["losses"])
+        rng_state, *cuda_rng_states = checkpoint["rng_state"]
+        torch.set_rng_state(rng_state)
+        n_gpus = torch.cuda.device_count()  # there may be fewer than where it was saved
+        torch.cuda.set_rng_state_all(cuda_rng_states[:n_gpus])
+
+    def save(self, file):
+        """Save a checkpoint atomically: if this is interrupted, the old file is still there."""
         temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")  # one for each process
-        torch.save(checkpoint, temporary)
+        torch.save(self.state_dict(), temporary)
         temporary.replace(file)
 
-    def load(self, file):
-        """Restore a checkpoint. A damaged file can raise almost any exception."""
-        checkpoint = torch.load(file, map_location="cpu")  # RNG states must be on the CPU
-        self.model.load_state_dict(checkpoint["model_state"])
-        self.optimizer.load_state_dict(checkpoint["optim_state"])
-        self.scheduler.load_state_dict(checkpoint["scheduler_state"])
-        self.losses = checkpoint["losses"]
-        torch.set_rng_state(checkpoint["rng_state"])
-        n_gpus = torch.cuda.device_count()  # there may be fewer than where it was saved
-        torch.cuda.set_rng_state_all(checkpoint["cuda_rng_state"][:n_gpus])
 
-
-def train_twice(args, file):
-    """Train once without interruption, and once stopped halfway and resumed from `file`.
-
-    Return both trainings; `file` is a checkpoint of the finished one.
-    """
-    torch.manual_seed(args.seed)
-    uninterrupted = Training(args.lr)
-    uninterrupted.train_until(args.epochs)
-
-    torch.manual_seed(args.seed)
-    stopped = Training(args.lr)
-    stopped.train_until(args.epochs // 2)
-    stopped.save(file)
-
-    resumed = Training(args.lr)  # as a new process would
-    resumed.load(file)
-    resumed.train_until(args.epochs)
-    resumed.save(file)
-    return uninterrupted, resumed
+def resume_without(left_out, file, args):
+    """Resume from `file`, but with one part of it (or None) as in a new training; return it."""
+    torch.manual_seed(args.seed + 1)  # any other number, for a new process
+    training = Training(args.lr)
+    checkpoint = torch.load(file, map_location="cpu")
+    if left_out:
+        checkpoint[left_out] = training.state_dict()[left_out]
+    training.load_state_dict(checkpoint)
+    training.train_until(args.epochs)
+    return training
 
 
 def resume(args):
     """Resume the training in the file of --resume, save it there, and return its accuracy."""
     training = Training(args.lr)
     try:
-        training.load(args.resume)
+        training.load_state_dict(torch.load(args.resume, map_location="cpu"))
     except Exception as error:  # PyTorch's message goes on to suggest weights_only=False: cut it
         sys.exit(f"Cannot resume from {args.resume}: {repr(error).partition('. ')[0]:.200}")
     epoch = len(training.losses)
@@ -321,22 +328,23 @@ def resume(args):
         sys.exit(f"{args.resume} is already at epoch {epoch}: pass a larger --epochs.")
     training.train_until(args.epochs)
     training.save(args.resume)
-    accuracy = test(training.model, 450, train_mode=False)
+    (accuracy,) = test(training.model, [450])
     print(f"Resumed after epoch {epoch}, test accuracy after epoch {args.epochs}: {accuracy:.1%}")
     return {"accuracy": accuracy}
 
 
-def test(model, batch_size, train_mode):
-    """Return the accuracy (0 to 1) on 450 test images."""
-    model = copy.deepcopy(model)  # train mode would change its running averages
-    model.train(train_mode)  # train(False) is eval()
+def test(model, batch_sizes, in_train_mode=()):
+    """Return the test accuracy (0 to 1) for each batch size, with some modules in train mode."""
     _, X_test, _, y_test = load_data()
-    n_correct = 0
-    with torch.no_grad():
-        for images, labels in zip(X_test.split(batch_size), y_test.split(batch_size)):
-            _, predicted = torch.max(model(images.to(device)), 1)
-            n_correct += (predicted.cpu() == labels).sum().item()
-    return n_correct / len(y_test)
+    accuracies = []
+    for n in batch_sizes:
+        copied = copy.deepcopy(model)  # as train mode changes the running averages
+        for layer in copied:
+            layer.train(isinstance(layer, in_train_mode))  # train(False) is eval()
+        with torch.no_grad():
+            outputs = torch.cat([copied(images.to(device)) for images in X_test.split(n)])
+        accuracies.append((outputs.argmax(dim=1).cpu() == y_test).float().mean().item())
+    return accuracies
 
 
 def load_data():
@@ -346,18 +354,19 @@ def load_data():
     return train_test_split(X, y, random_state=0)
 
 
-def draw(uninterrupted, resumed, batch_sizes, with_eval, without_eval, args):
-    """Draw the losses of both trainings, and the accuracies by batch size; save the figure."""
+def draw(losses, resumed_losses, batch_sizes, accuracies, args):
+    """Draw the losses of the trainings, and the accuracies by batch size; save the figure."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     epochs, halfway = range(1, args.epochs + 1), args.epochs // 2
-    left.plot(epochs, uninterrupted.losses, linewidth=4, alpha=0.5, label="uninterrupted")
-    left.plot(epochs[halfway:], resumed.losses[halfway:], "o--", label="resumed")
+    left.plot(epochs, losses, linewidth=4, alpha=0.5, label="uninterrupted")
+    left.plot(epochs[halfway:], resumed_losses[None], "o--", label="resumed")
+    left.plot(epochs[halfway:], resumed_losses["optim_state"], "s:", label="without optim_state")
     left.axvline(halfway, color="gray", linestyle=":", label="saved and loaded here")
     left.set(title="Resuming from a checkpoint", xlabel="epoch", ylabel="training loss")
-    left.set_yscale("log")
+    left.set(yscale="log")
     left.legend()
-    right.plot(batch_sizes, with_eval, "o-", label="with eval()")
-    right.plot(batch_sizes, without_eval, "s--", label="without eval()")
+    for (name, values), style in zip(accuracies.items(), ("o-", "s--", "^:", "v-.")):
+        right.plot(batch_sizes, values, style, label=name)
     right.set(title="Test accuracy", xlabel="batch size", ylabel="accuracy", xscale="log")
     right.set_xticks(batch_sizes, labels=batch_sizes)
     right.legend()
@@ -369,16 +378,15 @@ def draw(uninterrupted, resumed, batch_sizes, with_eval, without_eval, args):
 def parse_args(argv):
     """Parse `argv`, or the command line if it is None."""
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.description = __doc__.splitlines()[0]
     parser.add_argument("--epochs", type=int, default=10, help="passes over the data")
     parser.add_argument("--lr", type=float, default=0.01, help="learning rate")
     parser.add_argument("--seed", type=int, default=0, help="random seed")
-    parser.add_argument("--resume", type=Path, help="resume this training (without --lr)")
+    parser.add_argument("--resume", type=Path, help="resume this training (ignores --lr)")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="output folder")
     parser.add_argument("--show", action="store_true", help="open the figure in a window")
     args = parser.parse_args(argv)
-    if args.epochs < 1 or not 0 < args.lr < float("inf"):
-        parser.error("--epochs must be at least 1, and --lr finite and above 0")
+    if args.epochs < 1 or not 0 < args.lr <= 1000 or not 0 <= args.seed < 2**32:
+        parser.error("--epochs must be at least 1, and 0 < --lr <= 1000, and 0 <= --seed < 2**32")
     return args
 
 

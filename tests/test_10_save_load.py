@@ -1,155 +1,130 @@
 """Lesson 10: what is saved comes back bit for bit, and no file does harm."""
 
-import functools
-import inspect
 import os
 from pathlib import Path
+from unittest import mock
 
+import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import check_print, check_training, curves, digits, load_lesson, refusal, run, spy
 from numpy.testing import assert_allclose
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-lesson = load_lesson("10")
+lesson = helpers.load_lesson("10")
+X, y = (torch.from_numpy(array[:382]) for array in load_digits(return_X_y=True))
+X_train, X_test, y_train, y_test = train_test_split(X.float() / 16, y, random_state=0)  # 286, 96
 FILE = Path("outputs/10_save_load_training.pth")
-PAYLOAD = lesson.Hostile().__reduce__()[1][0]
-X_train, X_test, y_train, y_test = digits()
-assert_same = functools.partial(torch.testing.assert_close, rtol=0, atol=0, check_device=False)
+# Steps at the rates 0.01, 0.005, and 0.0025, by what of the checkpoint is left out: at first, all
+STEPS = {"all": (32, 32, 16), None: (0, 24, 16), "optim_state": (24, 16, 0)}
+STEPS |= {"scheduler_state": (0, 32, 8), "rng_state": (0, 24, 16)}
 
 
-@functools.cache
-def six_epochs():
-    """Run six epochs; add the files, and the pairs of models that were compared."""
-    with spy(lesson, "largest_difference") as largest_difference:
-        done = run(lesson, "--epochs=6", "--lr=0.02", "--seed=1")
-    done.compared = [call.args for call in largest_difference.call_args_list]
-    names = ("model", "state_dict", "checkpoint", "training")
-    files = (torch.load(f"outputs/10_save_load_{n}.pth", weights_only=n != "model") for n in names)
-    done.model, done.state_dict, done.checkpoint, done.training = files
+@pytest.fixture(scope="module")
+def done():
+    """Train for ten epochs; train networks of the test's own alike, and keep their losses."""
+    with helpers.few_digits(lesson, 382), helpers.record_training() as trainings:
+        done = helpers.run(lesson)
+    done.panels = {ax.get_title(): helpers.lines(ax) for ax in done.axes}
+    done.end, done.networks, done.losses = trainings[0].end, {}, {}
+    loader = DataLoader(TensorDataset(X_train, y_train), 32, shuffle=True, drop_last=True)
+    for training, (left_out, steps) in zip(trainings, STEPS.items(), strict=True):
+        assert training.rates == pytest.approx(np.repeat([0.01, 0.005, 0.0025], steps))
+        torch.manual_seed(0 if left_out == "all" else 1)
+        layers = nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.2)
+        network = nn.Sequential(*layers, nn.Linear(64, 10)).to(helpers.DEVICE)
+        optimizer = torch.optim.Adam(network.parameters())
+        if left_out != "all":
+            checkpoint = torch.load(FILE, map_location="cpu")
+            network.load_state_dict(checkpoint["model_state"])
+            if left_out != "optim_state":
+                optimizer.load_state_dict(checkpoint["optim_state"])
+            if left_out != "rng_state":
+                torch.set_rng_state(checkpoint["rng_state"][0])
+                torch.cuda.set_rng_state_all(checkpoint["rng_state"][1:])
+        assert torch.equal(training.start, helpers.to_vector(network.parameters()))
+        optim, batches = mock.Mock(return_value=optimizer), mock.MagicMock(__len__=lambda _: 8)
+        batches.__getitem__.side_effect = (batch for epoch in range(10) for batch in loader)
+        losses = helpers.check_training(training, network, nn.CrossEntropyLoss(), batches, optim)
+        done.losses[left_out] = np.reshape(losses, (-1, 8)).mean(axis=1)
+        done.networks[left_out] = network.requires_grad_(False)
     return done
 
 
-def test_model_state_dict_and_checkpoint_bring_back_the_same_parameters():
-    done = six_epochs()
-    torch.manual_seed(1)
-    assert_same(done.state_dict, lesson.Model(n_input_features=6).state_dict())
-    assert [*done.state_dict["linear.weight"].shape] == [1, 6]
-    assert_same(done.model.state_dict(), done.state_dict)
-    assert_same(done.checkpoint["model_state"], done.state_dict)
-    check_print(done.output, "Checkpoint of epoch", [done.checkpoint["epoch"], 0])
+def test_files_bring_back_the_same_parameters_also_in_the_lines_to_use_later(done, capsys):
+    torch.manual_seed(0)
+    expected = helpers.to_vector(nn.Linear(6, 1).parameters())
+    files = (f"outputs/10_save_load_{name}.pth" for name in ("model", "state_dict", "checkpoint"))
+    model, state_dict, checkpoint = (torch.load(file, weights_only=False) for file in files)
+    for state in (model.state_dict(), state_dict, checkpoint["model_state"]):
+        assert torch.equal(helpers.to_vector(state.values()), expected)
+    assert done.metrics["whole_model_error"] == done.metrics["state_dict_error"] == 0
     rates = "\nNew optimizer, learning rate: 0\nLoaded optimizer, learning rate: 0.01\n"
-    assert rates in done.output
+    assert checkpoint["epoch"] == 90 and rates in done.output
+    lines = lesson.__doc__.partition("\nUse it later")[2].partition("\n")[2].partition("\n\n")[0]
+    exec("if True:\n" + lines, {"torch": torch, "Model": lesson.Model})
+    assert capsys.readouterr().out.startswith("tensor([[0.")
 
 
-def test_all_three_comparisons_find_no_difference_between_two_models():
-    done = six_epochs()
-    names = ("whole_model_error", "state_dict_error", "resume_error")
-    assert [done.metrics[name] for name in names] == [0, 0, 0]
-    assert len(done.compared) == 3 and all(model is not other for model, other in done.compared)
+def test_whatever_is_left_out_of_a_checkpoint_changes_the_training_that_follows(done):
+    drawn, losses, metrics = done.panels["Resuming from a checkpoint"], done.losses, done.metrics
+    assert_allclose(drawn["uninterrupted"], [range(1, 11), losses["all"]], rtol=1e-4)
+    assert_allclose(drawn["resumed"], [range(6, 11), losses[None]], rtol=1e-4)
+    assert_allclose(drawn["without optim_state"], [range(6, 11), losses["optim_state"]], rtol=1e-4)
+    assert drawn["saved and loaded here"][0].tolist() == [5, 5]
+    end, *others = (helpers.to_vector(n.state_dict().values()) for n in done.networks.values())
+    resumed, without_optimizer, _, without_rng = ((end - v).abs().max().item() for v in others)
+    assert metrics["resume_error"] == resumed == 0
+    assert metrics["difference_without_rng"] == pytest.approx(without_rng, rel=1e-3)
+    assert metrics["difference_without_optimizer"] == pytest.approx(without_optimizer, rel=1e-3)
+    assert metrics["loss_resumed"] == pytest.approx(losses[None][0], rel=1e-3)
+    assert metrics["loss_without_optimizer"] == pytest.approx(losses["optim_state"][0], rel=1e-3)
 
 
-def test_the_largest_difference_counts_buffers_in_both_directions():
-    model, other = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
-    other.running_mean[0] = 3
-    assert lesson.largest_difference(model, other) == lesson.largest_difference(other, model) == 3
+def test_only_batch_norm_in_train_mode_needs_large_batches(done):
+    drawn, network = done.panels["Test accuracy"], done.networks["all"]
+    linear, norm, _, _, last_linear = network
+    for size, found in zip((2, 4, 8, 16, 96), drawn["batch norm in train mode"][1], strict=True):
+        x = linear(X_test).view(-1, size, 64)
+        var, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+        x = (x - mean) / (var + norm.eps).sqrt() * norm.weight + norm.bias
+        assert found == pytest.approx(helpers.accuracy(last_linear(x.relu()).view(96, 10), y_test))
+    lesson.test(network.to(helpers.DEVICE), [2], (nn.BatchNorm1d,))  # leaves the network as it is
+    accuracy, without = helpers.accuracy(network.cpu()(X_test), y_test), drawn["without eval()"][1]
+    assert_allclose(drawn["with eval()"], [[2, 4, 8, 16, 450], 5 * [accuracy]])
+    assert 0.01 < abs(drawn["dropout in train mode"][1] - accuracy).max() < 0.05
+    assert_allclose(without, drawn["batch norm in train mode"][1], atol=0.1)
+    assert done.metrics["eval_difference"] == pytest.approx(accuracy - without[0])
+    helpers.check_result(done, "accuracy", accuracy)
 
 
-def test_files_that_could_run_code_are_refused_unless_weights_only_is_false():
-    args = lesson.parse_args(["--output-dir=."])
-    for thing, is_refused in ((lesson.Model(6), True), (torch.ones(2), False)):
-        assert lesson.load_both_ways(thing, args) is is_refused
-    assert not list(Path().iterdir())
-    assert six_epochs().metrics["hostile_blocked"] == 1
-    assert six_epochs().output.count(PAYLOAD) == 1  # when it was loaded without protection
-
-
-def test_resumed_training_is_stopped_halfway_and_ends_as_the_uninterrupted_one():
-    uninterrupted, stopped, resumed = six_epochs().trainings
-    assert len(stopped.rates) == 3 * 42 and torch.equal(stopped.end, resumed.start)
-    assert torch.equal(resumed.end, uninterrupted.end)
-
-
-def test_training_is_that_of_a_network_of_our_own_and_halves_the_rate_every_four_epochs():
-    torch.manual_seed(1)  # the same weights, order, and dropout
-    layers = [nn.Flatten(), nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.2)]
-    network = nn.Sequential(*layers, nn.Linear(64, 10))
-    dataset = TensorDataset(X_train, y_train)
-    loader = DataLoader(dataset, batch_size=32, shuffle=True, drop_last=True)
-    rates, training = 4 * 42 * [0.02] + 2 * 42 * [0.01], six_epochs().trainings[0]
-    arguments = training, rates, network, nn.CrossEntropyLoss(), loader
-    losses, _, _ = check_training(*arguments, optim=torch.optim.Adam)
-    means = np.array(losses).reshape(6, 42).mean(axis=1)
-    assert_allclose(six_epochs().training["losses"], means, rtol=1e-3)
-
-
-def test_resume_continues_as_if_there_had_been_no_interruption():
-    run(lesson, "--epochs=4", "--lr=0.02", "--seed=1")
-    done = run(lesson, f"--resume={FILE}", "--epochs=6", "--lr=5")  # 0.02, as in the file
-    assert_same(torch.load(FILE), six_epochs().training)  # with the state of the generator
-    assert done.metrics == {"accuracy": six_epochs().metrics["accuracy"]}
-    check_print(done.output, "Resumed after epoch", [4, 6, 100 * done.metrics["accuracy"]])
-
-
-def test_resume_refuses_a_file_in_one_line_and_leaves_it_as_it_is(capsys):
-    training = lesson.Training(lr=0.01)
-    training.losses = [1.0, 0.5]
-    training.save(Path("finished.pth"))
-    Path("truncated.pth").write_bytes(Path("finished.pth").read_bytes()[:5000])
+def test_damaged_or_hostile_files_are_refused_in_one_line_and_left_as_they_are(done, capsys):
+    Path("truncated.pth").write_bytes(FILE.read_bytes()[:5000])
     torch.save({"epoch": 3}, "foreign.pth")
     torch.save(lesson.Hostile(), "hostile.pth")
-    before = {path: path.read_bytes() for path in Path().iterdir()}
-    for name in ("missing", "finished", "truncated", "foreign", "hostile"):
-        assert name in refusal(lesson, f"--resume={name}.pth", "--epochs=2")
-    assert {path: path.read_bytes() for path in Path().iterdir()} == before
-    assert PAYLOAD not in capsys.readouterr().out
+    before = {path: path.read_bytes() for path in Path().glob("**/*.pth")}
+    for name in (str(FILE), "missing.pth", "truncated.pth", "foreign.pth", "hostile.pth"):
+        assert name in (message := helpers.refusal(lesson, f"--resume={name}", "--epochs=5"))
+    assert "UnpicklingError" in message and "still be loaded" not in message  # no risky advice
+    assert {path: path.read_bytes() for path in Path().glob("**/*.pth")} == before
+    assert "by a file" not in capsys.readouterr().out and not [*FILE.parent.glob("*hostile*")]
+    assert done.metrics["hostile_blocked"] == done.output.count("by a file") == 1
 
 
-def test_a_save_that_dies_halfway_leaves_the_old_checkpoint(monkeypatch):
-    training, file = lesson.Training(lr=0.01), Path("checkpoint.pth")
-    training.save(file)
-    before = file.read_bytes()
-
-    def die_halfway(checkpoint, path):
-        path.write_bytes(before[:5000])
-        raise EOFError(path.name)
-
-    monkeypatch.setattr(torch, "save", die_halfway)
-    with pytest.raises(EOFError, match=str(os.getpid())):  # each process has a file of its own
-        training.save(file)
-    assert file.read_bytes() == before
+def test_resume_continues_as_if_there_had_been_no_interruption(done):
+    with helpers.few_digits(lesson, 382), helpers.record_training() as trainings:
+        for epochs in (8, 10):
+            resumed = helpers.run(lesson, f"--resume={FILE}", f"--epochs={epochs}", "--lr=5")
+    assert torch.equal(trainings[1].end, done.end)
+    assert torch.load(FILE)["losses"] == pytest.approx(done.losses["all"], rel=1e-4)
+    assert resumed.metrics == {"accuracy": done.metrics["accuracy"]}
 
 
-def test_accuracy_with_eval_is_that_of_the_model_and_without_depends_on_the_batch_size():
-    done, (_, model) = six_epochs(), six_epochs().compared[2]  # uninterrupted and resumed
-    assert_same(model.cpu().state_dict(), done.training["model_state"])  # tests do not change it
-    accuracy = (model.eval()(X_test.flatten(1)).argmax(dim=1) == y_test).double().mean().item()
-    (sizes, with_eval), (other_sizes, without_eval) = curves(done.axes[1])
-    assert sizes.tolist() == other_sizes.tolist() == [2, 4, 8, 16, 450]
-    assert_allclose(with_eval, accuracy)
-    assert accuracy > 0.9 and (np.diff(without_eval) > 0).all() and without_eval[0] < 0.8
-    found = [done.metrics["accuracy"], done.metrics["eval_difference"]]
-    assert_allclose(found, [accuracy, accuracy - without_eval[0]])
-    rows = np.transpose([sizes, 100 * with_eval, 100 * without_eval])
-    check_print(done.output, "Test images in batches of", rows.ravel(), end="Checkpoint")
-    check_print(done.output, "Test accuracy:", [100 * accuracy])
-
-
-def test_the_figure_shows_the_losses_of_both_trainings():
-    losses = six_epochs().training["losses"]
-    once, resumed, halfway = curves(six_epochs().axes[0])
-    assert_allclose(once, [range(1, 7), losses])
-    assert_allclose(resumed, [range(4, 7), losses[3:]])
-    assert halfway[0].tolist() == [3, 3]
-
-
-def test_the_lines_to_use_the_model_later_run(capsys):
-    FILE.parent.mkdir()
-    torch.save(six_epochs().state_dict, "outputs/10_save_load_state_dict.pth")
-    lines = lesson.__doc__.partition("\nUse it later")[2].partition("\n\n")[0].splitlines()[1:]
-    namespace = {"torch": torch, "Model": lesson.Model}
-    exec(inspect.cleandoc("\n".join(lines)), namespace)
-    assert_same(namespace["model"].state_dict(), six_epochs().state_dict)
-    assert not namespace["model"].training and capsys.readouterr().out.startswith("tensor([[0.")
+def test_a_save_that_dies_halfway_leaves_the_old_checkpoint():
+    with mock.patch.object(torch, "save", side_effect=EOFError) as save, pytest.raises(EOFError):
+        lesson.Training(lr=0.01).save(Path("a/checkpoint.pth"))
+    file = save.call_args.args[1]  # not checkpoint.pth, and another one for each process
+    assert file.parent == Path("a") and file.name.startswith(f"checkpoint.pth.{os.getpid()}")
