@@ -1,31 +1,37 @@
-"""README, docs, docstrings, and `docs/update.py` name only what is there, and forget no lesson."""
+"""README, docs, docstrings, and the tools in docs name only what is there, and forget no lesson."""
 
 import re
 import shlex
 
 import pytest
 import update
+import variants
 from helpers import LESSONS, ROOT, load_lesson
 
 README, ANSWERS = "README.md", "docs/answers.md"
-TEXTS = {f: (ROOT / f).read_text("utf-8") for f in (README, ANSWERS, "docs/CONTRIBUTING.md")}
+DOCUMENTS = [README, ANSWERS, "docs/CONTRIBUTING.md"]
 SECTIONS = ["You will learn", "Run", "Changes from the video", "Try it", "Video"]
 each_lesson = pytest.mark.parametrize("name", LESSONS)
+
+
+def read(file):
+    return (ROOT / file).read_text("utf-8")
 
 
 def check_commands(text):
     """Parse each command that runs a file of this repository."""
     commands = re.findall(r"(?:python|%run) ([\w/]+\.py[^\n`;&(#]*)", text)
     for file, *arguments in map(shlex.split, commands):
-        module = update if file == "docs/update.py" else load_lesson(file.removesuffix(".py"))
+        module = update if file.startswith("docs/") else load_lesson(file.removesuffix(".py"))
+        assert (ROOT / file).exists()
         module.parse_args(arguments)
     assert commands
 
 
-@pytest.mark.parametrize("file", TEXTS)
+@pytest.mark.parametrize("file", DOCUMENTS)
 def test_commands_links_and_images_are_right(file):
-    check_commands(TEXTS[file])
-    for text, link in re.findall(r"\[([^]]*)\]\(([^)#]+)\)", TEXTS[file]):
+    check_commands(read(file))
+    for text, link in re.findall(r"\[([^]]*)\]\(([^)#]+)\)", read(file)):
         assert text, f"{link} has no alt text"
         assert link.startswith("https://") or ((ROOT / file).parent / link).exists(), link
 
@@ -42,21 +48,37 @@ def test_the_docstring_has_all_sections_in_40_lines_and_commands_that_work(name)
 def test_the_lesson_has_a_test_file_and_in_readme_a_figure_and_the_time_in_the_video(name):
     assert (ROOT / "tests" / f"test_{name}.py").exists()
     row = rf"\({name}\.py\) \| \[((\d+):(\d\d):(\d\d))\]\((\S+)&t=(\d+)s\)"
-    time, hours, minutes, seconds, link, t = re.search(row, TEXTS[README]).groups()
+    time, hours, minutes, seconds, link, t = re.search(row, read(README)).groups()
     assert int(t) == 3600 * int(hours) + 60 * int(minutes) + int(seconds)
     assert f"{link}&t={t}s (about {time})" in load_lesson(name).__doc__
-    assert f"](docs/images/{name}.png)" in TEXTS[README]
+    assert f"](docs/images/{name}.png)" in read(README)
 
 
 @each_lesson
 def test_each_question_has_an_answer(name):
     questions = load_lesson(name).__doc__.partition("\nTry it")[2].partition("\nVideo")[0]
-    answers = TEXTS[ANSWERS].partition(f"\n## {name[:2]} ")[2].partition("\n## ")[0]
+    answers = read(ANSWERS).partition(f"\n## {name[:2]} ")[2].partition("\n## ")[0]
     assert answers.count("\n- ") == questions.count("\n    - ") > 0
 
 
-@each_lesson
-def test_update_can_run_the_variants_of_the_lesson(name):
-    for arguments, changes in update.VARIANTS.get(name[:2], []):
-        compile(update.edit((ROOT / f"{name}.py").read_text("utf-8"), changes), name, "exec")
-        load_lesson(name).parse_args(shlex.split(arguments))
+@pytest.mark.parametrize("number", variants.VARIANTS)
+def test_the_variants_of_a_lesson_can_be_made(number):
+    lesson = load_lesson(number)
+    for flags, changes, n_seeds in variants.VARIANTS[number]:
+        compile(variants.edit(read(f"{lesson.__name__}.py"), changes), number, "exec")
+        lesson.parse_args(flags.split())
+
+
+def test_results_are_averaged_over_seeds():
+    results = ["Accuracy: 90.0%, without 1.5%", "Accuracy: 92.0%, without 1.5%"]
+    assert update.average(results) == "Accuracy: 91.0 ± 1.4%, without 1.5%"
+
+
+def test_readmes_rows_and_times_are_replaced_and_nothing_else():
+    text = update.replace_row(read(README), "05", "digits | 1.0 ± 0.1%")
+    text = update.replace_time(text, "05", "3 min")
+    new_lines = set(text.splitlines()) - set(read(README).splitlines())
+    row, result = sorted(new_lines, key=lambda line: line.startswith("| 05 |"))
+    assert row.startswith("| [05_") and row.endswith(" | 3 min |")
+    assert result == "| 05 | digits | 1.0 ± 0.1% |"
+    assert len(text.splitlines()) - len(read(README).splitlines()) in (0, 1)
