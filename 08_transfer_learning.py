@@ -137,8 +137,7 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs=
                 scheduler.step()  # once per epoch
 
             # Acc may be lower for train than for val, as the weights still improve in the epoch,
-            # and photos are cropped at random. At first, it may be lower for val, as batch norm's
-            # running averages lag behind.
+            # and photos are cropped at random. It is lower for val if the network overfits.
             epoch_loss = running_loss / len(dataloaders[phase].dataset)
             epoch_acc = running_corrects / len(dataloaders[phase].dataset)
             result = f"Loss: {epoch_loss:.4f} Acc: {epoch_acc:.4f}"
@@ -192,8 +191,8 @@ def main(argv=None):
     imshow(out, title=f"A training batch: {[class_names[x] for x in classes]}")
 
     # 1) Finetuning the convnet: a pretrained model gets a new last layer; all layers are trained.
-    # ResNet-18 has 17 convolutions, with shortcuts, and then a linear layer, `fc`. print(model)
-    # shows the names of all layers; in other networks, the last one is `classifier`,
+    # ResNet-18 has 17 convolutions, three more in shortcuts, and then a linear layer, `fc`.
+    # print(model) shows the names of all layers; in other networks, the last one is `classifier`,
     # `classifier[-1]`, or `head`.
     if data_name == "hymenoptera":
         pretrained = models.resnet18(weights=models.ResNet18_Weights.DEFAULT)
@@ -232,8 +231,8 @@ def main(argv=None):
         model_conv, criterion, optimizer_conv, exp_lr_scheduler, dataloaders, num_epochs
     )
 
-    # Beyond the video: what the same network learns from these images alone, without pretraining.
-    # All else is the same. (On digits, a larger rate does not help it: SCRATCHRATES.)
+    # Beyond the video: the same network without pretraining, with the same learning rate, schedule,
+    # and number of epochs. (On digits, a larger rate does not help it: SCRATCHRATES.)
     print("\nRandomly initialized network")
     _, scratch = train_from_scratch(dataloaders, len(class_names), num_epochs, learning_rate)
 
@@ -241,13 +240,14 @@ def main(argv=None):
     FILE = args.output_dir / f"08_transfer_learning_{data_name}.pth"
     torch.save({"model_state": model.state_dict(), "class_names": class_names}, FILE)
 
-    # The best epoch is chosen on the validation images, so the accuracies are optimistic, the more
-    # so the more epochs there are. And these are easy cases for pretraining: ants and bees are
-    # among ImageNet's classes, and the name of a digit tells if it is even.
+    # Each accuracy is that of the best epoch, chosen on the validation images, so it is optimistic,
+    # the more so the more epochs there are, and the noisier they are. And both are easy cases: the
+    # photos are a subset of ImageNet (PyTorch's tutorial), and a digit's name tells if it is even.
     accuracies = {"fine-tuned": finetuned, "frozen": frozen, "randomly initialized": scratch}
     draw(accuracies, model, dataloaders["val"], class_names, args)
     result = f"fine-tuned {max(finetuned):.1%}, frozen {max(frozen):.1%}"
-    print(f"Validation accuracy: {result}, randomly initialized {max(scratch):.1%} ({data_name})")
+    result = f"{result}, randomly initialized {max(scratch):.1%}"
+    print(f"Best validation accuracy: {result} ({data_name})")
     print("Figure:", args.output_dir / "08_transfer_learning.png")
     print("Model:", FILE)
     return {
@@ -264,7 +264,7 @@ def keep_frozen_batch_norm(model):
     Batch norm brings each channel to zero mean and unit standard deviation, then applies a learned
     weight and bias. In train mode, it takes mean and variance from the batch, and updates running
     averages of both, which it uses in eval mode. They are not parameters, so requires_grad=False
-    does not freeze them. (Here, this changes no accuracy beyond the spread: BNNUMBERS.)
+    does not freeze them. (On digits, this changes no accuracy beyond the spread: BNNUMBERS.)
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
@@ -324,7 +324,8 @@ def draw(accuracies, model, dataloader, class_names, args):
         plt.subplot(2, 6, 7 + position)
         predicted = f"{class_names[preds[i]]} ({values[i]:.0%})"
         imshow(inputs[i], f"{predicted}\ntrue: {class_names[labels[i]]}")
-    plt.figtext(0.5, 0.45, "The least confident predictions of the fine-tuned network", ha="center")
+    caption = "The fine-tuned network's least confident predictions in a batch of validation images"
+    plt.figtext(0.5, 0.45, caption, ha="center")
     plt.tight_layout()
     plt.savefig(args.output_dir / "08_transfer_learning.png")
     if args.show:
@@ -411,7 +412,7 @@ def load_offline_data(seed):
 def prepare_network_for_digits():
     """Return a ResNet-18 that names the ten digits: offline, it stands in for ImageNet's."""
     print("\nPreparing a network that names digits, in place of ImageNet's weights")
-    X, y = load_color_digits()  # the validation set is only for the accuracy that is printed
+    X, y = load_color_digits()  # the validation set also chooses the best epoch
     train_set, val_set = TensorDataset(X[:500], y[:500]), TensorDataset(X[500:1000], y[500:1000])
     dataloaders = {"train": DataLoader(train_set, 32, shuffle=True), "val": DataLoader(val_set, 32)}
     model, accuracies = train_from_scratch(dataloaders, 10, num_epochs=5, learning_rate=0.01)
