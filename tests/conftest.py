@@ -10,7 +10,12 @@ import torch
 import torchvision
 from torch import nn
 
+matplotlib.use("Agg")
+matplotlib.rcParams["savefig.dpi"] = 20
+torch.set_num_threads(1)  # more gain nothing on tiny tensors
+torch.backends.cudnn.conv.fp32_precision = "ieee"  # a GPU's numbers are close to the CPU's
 gc.freeze()  # garbage collection skips what was imported, which saves a tenth of the time
+tries = []  # to use the network: see network_tries
 
 
 class SmallResNet(nn.Sequential):
@@ -19,27 +24,24 @@ class SmallResNet(nn.Sequential):
     def __init__(self, weights=None, num_classes=1000):
         layers = nn.Conv2d(3, 8, 7, stride=4), nn.BatchNorm2d(8), nn.ReLU()
         super().__init__(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
-        self.fc = nn.Linear(32, num_classes)
+        self.fc = nn.Linear(32, num_classes)  # nn.Sequential appends it to its layers
         if weights:
             self.load_state_dict(weights.get_state_dict())
 
 
+def no_network(host, *args, **kwargs):
+    tries.append((host, socket.getdefaulttimeout()))
+    raise socket.gaierror(f"a test tried to use the network: {host}")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def quick_and_offline(tmp_path_factory):
-    """Run a file's tests in an empty folder, on one thread, without ResNet-18 and the network."""
-
-    def no_network(host, *args, **kwargs):
-        raise socket.gaierror(f"a test tried to use the network: {host}")
-
+    """Run a file's tests in an empty folder, without ResNet-18, and without the network."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("leçon one"))  # paths with spaces and accents work
         patch.setattr(torchvision.models, "resnet18", SmallResNet)
         patch.setattr(socket, "getaddrinfo", no_network)
         patch.setenv("no_proxy", "*")  # otherwise, a proxy would be asked
-        matplotlib.use("Agg")
-        matplotlib.rcParams["savefig.dpi"] = 20
-        torch.set_num_threads(1)  # more gain nothing on tiny tensors
-        torch.backends.cudnn.conv.fp32_precision = "ieee"  # a GPU's numbers are close to the CPU's
         yield
 
 
@@ -56,13 +58,7 @@ def empty_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def network_tries(monkeypatch):
+def network_tries():
     """Return a list that gets the host and the timeout of each try to use the network."""
-    tries = []
-
-    def no_network(host, *args, **kwargs):
-        tries.append((host, socket.getdefaulttimeout()))
-        raise socket.gaierror("no network")
-
-    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    tries.clear()
     return tries

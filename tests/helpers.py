@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -32,20 +33,27 @@ def load_lesson(number):
 
 
 def run(lesson, *flags, save_figure=False):
-    """Run `main`; return its metrics, what it printed, and the axes of its figure."""
+    """Run `main`; return its metrics, output, result (the line before "Figure:"), and axes.
+
+    `panels` has the axes that have a title, by title.
+    """
     # Saving the figure takes long. Few tests need the file.
     no_file = mock.patch.multiple(Figure, savefig=mock.DEFAULT, tight_layout=mock.DEFAULT)
     with contextlib.redirect_stdout(io.StringIO()) as output:
         with contextlib.nullcontext() if save_figure else no_file:
             metrics = lesson.main(flags)
-    return SimpleNamespace(metrics=metrics, output=output.getvalue(), axes=plt.gcf().axes)
+    done = SimpleNamespace(metrics=metrics, output=output.getvalue(), axes=plt.gcf().axes)
+    done.panels = {ax.get_title(): ax for ax in done.axes if ax.get_title()}
+    done.result = done.output.partition("\nFigure:")[0].splitlines()[-1]
+    return done
 
 
 @contextlib.contextmanager
 def record_training():
     """Yield a list that gets start, end, and rates for each optimizer that makes steps.
 
-    start and end are vectors of all trained parameters, rates the learning rates of the steps.
+    start and end are vectors of all trained parameters, before the first step and after the last;
+    rates are the learning rates of the steps.
     """
     recorded, by_optimizer = [], {}
 
@@ -73,15 +81,15 @@ def to_vector(parameters):
 def check_training(training, network, criterion, batches, optim=torch.optim.SGD, **settings):
     """Train `network` from the same start, at the same rates; check that it ends the same.
 
-    It sees the batches in turn, again and again. Return the loss of each step.
+    It sees the batches in turn, again and again. Return the loss of each step. Afterwards, the
+    network is trained, on the CPU, and in eval mode.
     """
     network.to(DEVICE).train()
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    vector_to_parameters(training.start.clone().to(DEVICE), trained)  # now views of the vector
+    vector_to_parameters(training.start.clone().to(DEVICE), trained)  # these share its memory
     optimizer = optim(trained, **settings)
     losses = []
-    for step, rate in enumerate(training.rates):
-        inputs, labels = batches[step % len(batches)]
+    for rate, (inputs, labels) in zip(training.rates, itertools.cycle(batches)):
         optimizer.param_groups[0]["lr"] = rate
         loss = criterion(network(inputs.to(DEVICE)), labels.to(DEVICE))
         optimizer.zero_grad()
@@ -121,15 +129,14 @@ def accuracy(outputs, labels):
 
 
 def lines(ax):
-    """Return the points of each line that `ax` shows, (2, N), by its label."""
+    """Return the points (2, N) of each line that `ax` shows, by the line's label."""
     return {line.get_label(): np.asarray(line.get_xydata(), float).T for line in ax.lines}
 
 
 def check_result(done, name, value):
     """Check a metric, and that the result, the line before "Figure:", has it as a percentage."""
     assert done.metrics[name] == pytest.approx(value)
-    result = done.output.partition("\nFigure:")[0].splitlines()[-1]
-    assert f"{value:.1%}" in result
+    assert f"{value:.1%}" in done.result
 
 
 def refusal(lesson, *flags):

@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
-from helpers import lines, load_lesson, record_training, run
+import torch
+from helpers import DEVICE, lines, load_lesson, record_training, run
 from numpy.testing import assert_allclose
 from sklearn.datasets import make_regression
 
 lesson = load_lesson("01")
 X, y = make_regression(n_samples=100, n_features=1, noise=20, random_state=4)
 A = np.hstack([X, np.ones((100, 1))])  # A @ [weight, bias] are the predictions
-exact = np.linalg.lstsq(A, y)[0]
+exact, *_ = np.linalg.lstsq(A, y)
+w_exact, b_exact = exact
 
 
 def loss(line):
@@ -37,42 +39,52 @@ def done():
 
 def test_by_default_training_reaches_the_least_squares_line():
     metrics = run(lesson).metrics
-    found = [metrics[name] for name in ("weight", "bias", "loss", "loss_exact")]
-    assert_allclose(found, [*exact, loss(exact), loss(exact)], rtol=1e-3)
+    expected = {"weight": w_exact, "bias": b_exact, "loss": loss(exact), "loss_exact": loss(exact)}
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-3)
 
 
 def test_all_three_trainings_are_gradient_descent(done):
-    found = [done.metrics[name] for name in ("weight", "bias", "loss")]
-    assert_allclose(found, [*done.line, loss(done.line)], rtol=1e-4)
-    assert max(done.metrics["difference_by_hand"], done.metrics["difference_autograd"]) < 1e-3
+    w, b = done.line
+    expected = {"weight": w, "bias": b, "loss": loss(done.line)}
+    expected |= {"difference_by_hand": 0, "difference_autograd": 0}
+    found = {name: done.metrics[name] for name in expected}
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_training_with_autograd_is_gradient_descent(done):
+    torch.manual_seed(0)  # the default of --seed, so `start` has the lesson's initial values
+    start = torch.nn.Linear(1, 1)
+    points = torch.tensor(X, device=DEVICE), torch.tensor(y[:, None], device=DEVICE)
+    line = lesson.train_with_autograd(*points, start, lr=0.05, epochs=12)
+    assert_allclose(line, done.line, rtol=1e-4)
 
 
 def test_the_result_is_the_loss_and_that_of_the_exact_solution(done):
-    result = done.output.splitlines()[-2]
-    assert f"{loss(done.line):.2f}" in result and f"{loss(exact):.2f}" in result
+    assert f"update: {loss(done.line):.2f}, of the exact solution: {loss(exact):.2f}" in done.result
 
 
 @pytest.mark.parametrize("shift", [0, 3])
 def test_the_limit_of_the_learning_rate_is_2_over_the_largest_second_derivative(shift):
-    B = A + [shift, 0]  # the same for all x
+    B = A + [shift, 0]  # A for X + shift
     limit = 2 / max(np.linalg.eigvalsh(2 * B.T @ B / 100))
     assert lesson.learning_rate_limit(X + shift) == pytest.approx(limit)
 
 
 def test_the_figure_shows_the_points_and_both_lines(done):
-    drawn = lines(done.axes[0])
-    assert_allclose(drawn["data"], [X[:, 0], y])
-    assert_allclose(drawn["trained line"], [X[:, 0], A @ done.line], rtol=1e-3)
-    (least_squares,) = (a for a in done.axes[0].lines if a.get_label() == "least-squares line")
-    found = [least_squares.get_slope(), *least_squares.get_xy1()]
-    assert_allclose(found, [exact[0], 0, exact[1]], rtol=1e-4)
+    ax = done.panels["Linear regression"]
+    assert_allclose(lines(ax)["data"], [X[:, 0], y])
+    assert_allclose(lines(ax)["trained line"], [X[:, 0], A @ done.line], rtol=1e-3)
+    (least_squares,) = (line for line in ax.lines if line.get_label() == "least-squares line")
+    assert least_squares.get_slope() == pytest.approx(w_exact, rel=1e-4)
+    assert least_squares.get_xy1() == pytest.approx((0, b_exact), rel=1e-4)
 
 
 def test_the_figure_shows_the_loss_of_each_epoch_at_three_learning_rates(done):
-    drawn = lines(done.axes[1])
-    for lr, label, epochs in ((0.05, "", 12), (0.01, " (video)", 100), (1.05, "", 20)):
+    drawn = lines(done.panels["Training loss"])
+    for lr, epochs, label in ((0.05, 12, "0.05"), (0.01, 100, "0.01 (video)"), (1.05, 20, "1.05")):
         _, losses = descend(done.start, lr, epochs)
-        curve = drawn[f"learning rate {lr}{label}"]
-        assert_allclose(curve, [range(1, epochs + 1), losses], rtol=1e-3)
-    assert_allclose(drawn[f"least squares: {loss(exact):.0f}"][1], loss(exact), rtol=1e-4)
-    assert done.metrics["loss_video"] == drawn["learning rate 0.01 (video)"][1, -1]
+        assert_allclose(drawn[f"learning rate {label}"], [range(1, epochs + 1), losses], rtol=1e-3)
+    _, least_loss = drawn[f"least squares: {loss(exact):.0f}"]
+    assert_allclose(least_loss, loss(exact), rtol=1e-4)
+    _, video_losses = drawn["learning rate 0.01 (video)"]
+    assert done.metrics["loss_video"] == video_losses[-1]

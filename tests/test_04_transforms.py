@@ -11,65 +11,70 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import v2
 
 lesson = load_lesson("04")
+X, y = load_wine(return_X_y=True)
 photo = torch.tensor(load_sample_image("china.jpg")).permute(2, 0, 1)  # (3, 427, 640)
 weights = ResNet18_Weights.DEFAULT.transforms()  # what a network for ImageNet's photos expects
-random = [v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), v2.ColorJitter(0.2, 0.2, 0.2)]
+augment = [v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), v2.ColorJitter(0.2, 0.2, 0.2)]
 normalize = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(weights.mean, weights.std)]
-EXAMPLES = [
-    (v2.Identity(), "640x427\nthe photo"),
-    (v2.CenterCrop(400), "400x400\nnot random, for evaluation"),
-    (v2.RandomResizedCrop(400, (0.1, 0.3)), "400x400\nanother part, enlarged and stretched"),
-    (v2.RandomHorizontalFlip(1), "640x427\nflipped (here always)"),
-    (v2.RandomRotation(30), "640x427\na tilted camera, black where nothing is"),
-    (v2.RandomPerspective(p=1), "640x427\nanother point of view"),
-    (v2.ColorJitter(0.5, 0.5, 0.5), "640x427\nother light"),
-    (v2.GaussianBlur(21, sigma=5), "640x427\nout of focus (always)"),
-]
+augmentation = v2.Compose([v2.ToImage(), *augment, *normalize])
+EXAMPLES = {  # how a title goes on after the transform's name
+    "640x427\nthe photo": v2.Identity(),
+    "400x400\nnot random, for evaluation": v2.CenterCrop(400),
+    "400x400\nanother part, enlarged and stretched": v2.RandomResizedCrop(400, (0.1, 0.3)),
+    "640x427\nflipped (here always)": v2.RandomHorizontalFlip(1),
+    "640x427\na tilted camera, black where nothing is": v2.RandomRotation(30),
+    "640x427\nanother point of view": v2.RandomPerspective(p=1),
+    "640x427\nother light": v2.ColorJitter(0.5, 0.5, 0.5),
+    "640x427\nout of focus (always)": v2.GaussianBlur(21, sigma=5),
+}
 
 
 @pytest.fixture(scope="module")
 def done():
-    """Run the lesson; keep the transforms of its two pipelines for photos."""
-    with mock.patch.object(v2, "Compose", side_effect=v2.Compose) as compose:
-        done = run(lesson, "--seed=2")  # with this one, p=1.0 and the default, 0.5, differ
-    done.evaluation, done.augmentation = (call.args[0] for call in compose.call_args_list[-2:])
+    """Run the lesson; keep its pipelines for photos, which start with ToImage."""
+    with mock.patch.object(v2, "Compose", wraps=v2.Compose) as compose:
+        done = run(lesson, "--seed=2")  # with this seed, the default p=0.5 would flip nothing
+    pipelines = [call.args[0] for call in compose.call_args_list]
+    done.evaluation, done.training = (p for p in pipelines if isinstance(p[0], v2.ToImage))
     return done
 
 
 def test_the_dataset_gives_arrays_then_tensors_then_multiplied_tensors(done):
-    wine, to_tensor, multiply = load_wine(), lesson.ToTensor(), lesson.MulTransform(4)
+    both = v2.Compose([lesson.ToTensor(), lesson.MulTransform(4)])
     for heading, transform, kind, factor in (
         ("Without transform", None, np.ndarray, 1),
-        ("With ToTensor", to_tensor, torch.Tensor, 1),
-        ("With ToTensor and MulTransform", v2.Compose([to_tensor, multiply]), torch.Tensor, 4),
+        ("With ToTensor", lesson.ToTensor(), torch.Tensor, 1),
+        ("With ToTensor and MulTransform", both, torch.Tensor, 4),
     ):
         dataset = lesson.WineDataset(transform)
         features, labels = zip(*[dataset[i] for i in range(len(dataset))])
-        assert np.array_equal(np.stack(features), np.float32(factor * wine.data))
-        assert np.array_equal(np.stack(labels), wine.target[:, None])
+        assert np.array_equal(np.stack(features), np.float32(factor * X))
+        assert np.array_equal(np.stack(labels), y[:, None])
         assert f"{heading}\n{kind} {kind}\n{features[0]} {labels[0]}\n" in done.output
 
 
 def test_only_multiplication_in_place_changes_what_is_read_next(done):
-    assert "multiplied as a new tensor: [56.92, 56.92, 56.92]\n" in done.output
-    assert done.metrics == {"repeat_difference": 0, "n_transforms": 7}
-    assert "0.00 with a new tensor, 853.80 in place" in done.output.splitlines()[-2]
+    assert "multiplied as a new tensor: [56.92, 56.92, 56.92]\n" in done.output  # 4 x 14.23
+    assert "0.00 with a new tensor, 853.80 in place" in done.result  # (4 x 4 x 4 - 4) x 14.23
+    assert done.metrics["repeat_difference"] == 0
 
 
 def test_the_pipelines_to_copy_are_those_for_pretrained_weights(done):
     image = v2.Compose(done.evaluation)(photo)
-    assert np.allclose(image, weights(photo), atol=0.02)  # 1 of 255
+    assert np.allclose(image, weights(photo), atol=0.02)  # rounding: 1/255, divided by std 0.224
     values = f"from {image.min():.4g} to {image.max():.4g}"
     assert f"\nNormalize  (3, 224, 224), torch.float32, {values}\n" in done.output
-    assert str(done.augmentation) == str([v2.ToImage(), *random, *normalize])
+    assert str(done.training) == str(augmentation.transforms)  # the text has all settings
 
 
-def test_from_its_seed_it_reads_the_photo_twice_and_draws_it_after_each_transform(done):
-    torch.manual_seed(2)
-    equal = torch.eq(*[v2.Compose(random)(photo) for i in range(2)]).float().mean()
+def test_the_seed_decides_how_the_photo_is_augmented_and_drawn(done):
+    torch.manual_seed(2)  # from here, what is random comes in the order of the lesson
+    equal = (augmentation(photo) == augmentation(photo)).float().mean()
+    assert "\nPhoto read twice, without augmentation: 100.0% of the values" in done.output
     assert f"\nPhoto read twice, with augmentation: {equal:.1%} of the values" in done.output
-    for ax, (transform, title) in zip(done.axes, EXAMPLES, strict=True):
-        assert ax.get_title() == f"{type(transform).__name__}, {title}"
+    assert len(done.axes) == len(EXAMPLES) == done.metrics["n_transforms"] + 1  # 1: Identity
+    for title, transform in EXAMPLES.items():
+        ax = done.panels[f"{type(transform).__name__}, {title}"]
         image = transform(photo.to(DEVICE)).permute(1, 2, 0)
         assert np.array_equal(ax.images[0].get_array(), image.cpu())
         assert (ax.get_xlim(), ax.get_ylim()) == ((-0.5, 639.5), (426.5, -0.5))

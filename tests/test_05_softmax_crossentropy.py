@@ -26,60 +26,73 @@ sigmoid of 2:       tensor(0.8808)
 softmax of 2 and 0: tensor([0.8808, 0.1192])"""
 
 
+def train_alike(training, lr, labels, criterion, n_outputs, *last):
+    """Return a network that is trained as the lesson's was; its losses are an attribute."""
+    assert training.rates == 200 * [lr]
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, n_outputs), *last)
+    assert torch.equal(training.start, to_vector(network.parameters()))
+    network.losses = check_training(training, network, criterion, [(X_train, labels)])
+    return network.requires_grad_(False)
+
+
 @pytest.fixture(scope="module")
 def done():
-    """Run the lesson; add lines by title and axes, and results of networks trained alike."""
+    """Run the lesson; train a network that finds 3s, and three that name the digit."""
     with record_training() as trainings:
         done = run(lesson)
-    done.drawn = {(a.get_title(), a.get_xlabel(), a.get_ylabel()): lines(a) for a in done.axes}
-    is_3, none, softmax = (y_train == 3).float()[:, None], nn.Identity(), nn.Softmax(dim=1)
-    settings = {
-        "is it a 3?": (0.5, is_3, nn.BCEWithLogitsLoss(), 1, none),
-        "logits, learning rate 0.5": (0.5, y_train, nn.CrossEntropyLoss(), 10, none),
-        "extra softmax, learning rate 0.5": (0.5, y_train, nn.CrossEntropyLoss(), 10, softmax),
-        "extra softmax, learning rate 5": (5, y_train, nn.CrossEntropyLoss(), 10, softmax),
-    }
-    done.networks = {}
-    for training, (label, setting) in zip(trainings, settings.items(), strict=True):
-        lr, labels, criterion, n_outputs, last_layer = setting
-        assert training.rates == 200 * [lr]
-        torch.manual_seed(0)
-        network = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, n_outputs), last_layer)
-        assert torch.equal(training.start, to_vector(network.parameters()))
-        losses = check_training(training, network, criterion, [(X_train, labels)])
-        done.networks[label] = losses, network(X_test).detach()
-    _, done.is_3 = done.networks.pop("is it a 3?")
+    binary, logits, double, fast = trainings
+    is_3 = (y_train == 3).float()[:, None]
+    done.binary = train_alike(binary, 0.5, is_3, nn.BCEWithLogitsLoss(), 1)
+    criterion = nn.CrossEntropyLoss()
+    done.logits = train_alike(logits, 0.5, y_train, criterion, 10)
+    done.double = train_alike(double, 0.5, y_train, criterion, 10, nn.Softmax(dim=1))
+    done.fast = train_alike(fast, 5, y_train, criterion, 10, nn.Softmax(dim=1))
     return done
 
 
-def test_the_numbers_of_the_video_and_those_beyond_it_are_printed(done):
+def test_the_numbers_of_the_video_are_printed_and_those_by_hand_and_from_torch_agree(done):
     assert set(PRINTED.splitlines()) <= set(done.output.splitlines())
+    assert done.metrics["softmax_error"] == pytest.approx(0)
+    assert done.metrics["cross_entropy_error"] == pytest.approx(0)
 
 
-def test_an_extra_softmax_costs_accuracy_but_at_ten_times_the_rate(done):
-    logits, double, fast = (accuracy(outputs, y_test) for _, outputs in done.networks.values())
-    binary = ((done.is_3[:, 0] > 0) == (y_test == 3)).double().mean().item()
-    expected = {"accuracy_binary": binary, "softmax_error": 0, "cross_entropy_error": 0}
-    expected |= {"accuracy_double_softmax": double, "accuracy_double_softmax_fast": fast}
-    assert done.metrics == pytest.approx({"accuracy_logits": logits, **expected})
-    assert f"\nIs it a 3? Accuracy {binary:.1%} (always" in done.output
-    assert double + 0.1 < min(logits, fast)  # fast: on some machines, one digit is never found
-    result = "{:.1%}, with an extra softmax {:.1%}, and at ten times the rate {:.1%} (digits)"
-    assert done.output.splitlines()[-2].endswith(result.format(logits, double, fast))
+def test_a_logit_above_0_means_that_it_is_a_3(done):
+    correct = (done.binary(X_test)[:, 0] > 0) == (y_test == 3)
+    assert done.metrics["accuracy_binary"] == pytest.approx(correct.double().mean().item())
+    assert f"\nIs it a 3? Accuracy {done.metrics['accuracy_binary']:.1%} (always" in done.output
 
 
-def test_losses_are_drawn_and_printed_with_the_highest_probability(done):
-    drawn = done.drawn["Training on digits", "epoch", "training loss"]
-    for label, (losses, outputs) in done.networks.items():
-        assert_allclose(drawn[label], [range(1, 201), losses], rtol=1e-3)
-        highest = f"highest probability {outputs.softmax(dim=1).max():.3f}"
-        results = f"{accuracy(outputs, y_test):.1%}, training loss {losses[-1]:.2f}, {highest}"
-        assert f"\n{label.capitalize()}: test accuracy {results}\n" in done.output
-    assert_allclose(drawn["lowest possible with an extra softmax: 1.46"][1], np.log(1 + 9 / np.e))
+def test_accuracies_losses_and_highest_probabilities_are_those_of_the_networks(done):
+    ax = done.panels["Training on digits"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", "training loss")
+    for label, metric, network in (
+        ("logits, learning rate 0.5", "accuracy_logits", done.logits),
+        ("extra softmax, learning rate 0.5", "accuracy_double_softmax", done.double),
+        ("extra softmax, learning rate 5", "accuracy_double_softmax_fast", done.fast),
+    ):
+        assert done.metrics[metric] == pytest.approx(accuracy(network(X_test), y_test))
+        assert_allclose(lines(ax)[label], [range(1, 201), network.losses], rtol=1e-3)
+        results = f"{done.metrics[metric]:.1%}, training loss {network.losses[-1]:.2f}"
+        highest = f"highest probability {network(X_test).softmax(dim=1).max():.3f}"
+        assert f"\n{label.capitalize()}: test accuracy {results}, {highest}\n" in done.output
+    lowest = lines(ax)["lowest possible with an extra softmax: 1.46"]
+    assert_allclose(lowest[1], np.log(1 + 9 / np.e))
+
+
+def test_an_extra_softmax_costs_accuracy_except_at_ten_times_the_rate(done):
+    logits, double = done.metrics["accuracy_logits"], done.metrics["accuracy_double_softmax"]
+    fast = done.metrics["accuracy_double_softmax_fast"]
+    # A margin only: fast is near 97%, but near 88% on machines where it never predicts one digit
+    assert double + 0.1 < min(logits, fast)
+    expected = f" {logits:.1%}, with an extra softmax {double:.1%}, and at ten times the rate "
+    assert done.result.endswith(f"{expected}{fast:.1%} (digits)")
 
 
 def test_the_figure_shows_the_loss_of_each_probability(done):
-    drawn = done.drawn["Cross-entropy: -log p", "probability p of the true class", "loss"]
-    points = {"good prediction: loss 0.36": [0.7], "bad prediction: loss 2.30": [0.1]}
-    for label, p in {"_child0": np.linspace(0.01, 1, 200), **points}.items():  # _: no label
-        assert_allclose(drawn[label], [p, -np.log(p)])
+    ax = done.panels["Cross-entropy: -log p"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("probability p of the true class", "loss")
+    p = np.linspace(0.01, 1, 200)
+    assert_allclose(ax.lines[0].get_data(), [p, -np.log(p)])  # the curve has no label
+    assert_allclose(lines(ax)["good prediction: loss 0.36"], [[0.7], [-np.log(0.7)]])
+    assert_allclose(lines(ax)["bad prediction: loss 2.30"], [[0.1], [-np.log(0.1)]])

@@ -3,118 +3,144 @@
 from pathlib import Path
 from unittest import mock
 
+import helpers
 import numpy as np
 import pytest
 import torch
-import torchvision
-from helpers import batches_in_order, check_training, few_digits, load_lesson, record_training, run
 from numpy.testing import assert_allclose
 from sklearn.datasets import load_digits
 from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import train_test_split
 from torch import nn
+from torchvision.utils import make_grid
 
-lesson = load_lesson("07")
+lesson = helpers.load_lesson("07")
 CLASSES = "plane car bird cat deer dog frog horse ship truck".split()
-X, y = load_digits(return_X_y=True)
-X = nn.functional.interpolate(torch.tensor(X / 16).view(-1, 1, 8, 8), size=32, mode="bilinear")
-X = (255 * X).byte().expand(-1, 3, -1, -1)  # (1797, 3, 32, 32)
-X_train, X_test, y_train, y_test = train_test_split(X[:107], y[:107], random_state=0)
+X, y = (torch.from_numpy(array[:107]) for array in load_digits(return_X_y=True))
+X = nn.functional.interpolate(X.view(-1, 1, 8, 8) / 16, size=32, mode="bilinear")
+X = (255 * X).byte().expand(-1, 3, -1, -1)  # (107, 3, 32, 32), from 0 to 255
+X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)  # 80 and 27 images
 
 
-def fake_cifar10(root, train=True, transform=np.array):  # has images of digits, (32, 32, 3)
+def fake_cifar10(root, train=True, transform=np.array):  # `download` passes no transform
     images, labels = (X_train, y_train) if train else (X_test, y_test)
-    return [(transform(x.permute(1, 2, 0).numpy()), label) for x, label in zip(images, labels)]
+    arrays = images.permute(0, 2, 3, 1).numpy()  # (N, 32, 32, 3)
+    return [(transform(array), label) for array, label in zip(arrays, labels.tolist())]
 
 
 @pytest.fixture(scope="module")
 def done():
-    """Run on CIFAR-10, with half of the images flipped, and on digits; train networks alike."""
+    """Run on a CIFAR-10 with images of digits, and on digits; train networks alike."""
     cifar10 = mock.patch("torchvision.datasets.CIFAR10", fake_cifar10)
-    rand = mock.patch("torch.rand", lambda n: torch.arange(n, 0, -1) / n)  # flips the last 9 of 20
-    with batches_in_order(lesson) as loaders, record_training() as trainings:
-        with cifar10, rand:
-            done = run(lesson, "--epochs=5", "--lr=0.02", "--batch-size=20", "--seed=7")
-        with few_digits(lesson, 107), mock.patch("torch.rand", None):  # digits are not flipped
-            done.digits = run(lesson, "--dataset=digits", "--epochs=1", "--output-dir=digits")
-    done.loaders, (done.training, done.training4, *_) = loaders, trainings
+    half = mock.patch("torch.rand", lambda n: torch.arange(n) / n)  # flips the first 10 of 20
+    none = mock.patch("torch.rand", None)  # must not be called: digits are not flipped
+    with helpers.batches_in_order(lesson) as loaders, helpers.record_training() as trainings:
+        with cifar10, half:
+            done = helpers.run(lesson, "--epochs=5", "--lr=0.02", "--batch-size=20", "--seed=7")
+        with helpers.few_digits(lesson, 107), none:
+            digits = helpers.run(lesson, "--dataset=digits", "--epochs=1", "--output-dir=digits")
+    done.train_loader, done.test_loader, digits.train_loader, digits.test_loader = loaders
+    done.training, done.training4, _, _ = trainings  # the others are those on digits
+    done.digits = digits
     pool, relu = nn.MaxPool2d(2), nn.ReLU()
     layers = [nn.Conv2d(3, 6, 5), relu, pool, nn.Conv2d(6, 16, 5), relu, pool, nn.Flatten()]
     layers += [nn.Linear(400, 120), relu, nn.Linear(120, 84), relu, nn.Linear(84, 10)]
     layers4 = []
     for n_in, n_out in ((3, 16), (16, 48), (48, 80), (80, 192)):
         layers4 += [nn.Conv2d(n_in, n_out, 3, padding=1), pool, nn.BatchNorm2d(n_out), relu]
-    done.convnet = nn.Sequential(*layers)
-    done.convnet4 = nn.Sequential(*layers4, nn.Flatten(), nn.Linear(768, 10))
-    batches4 = [(torch.cat([x[:11], x[11:].flip(3)]), labels) for x, labels in loaders[0]]
-    sgd = {"criterion": nn.CrossEntropyLoss(), "momentum": 0.9}
-    done.losses = check_training(done.training, done.convnet, batches=list(loaders[0]), **sgd)
-    sgd["weight_decay"] = 1e-3
-    done.losses4 = check_training(done.training4, done.convnet4, batches=batches4, **sgd)
+    layers4 += [nn.Flatten(), nn.Linear(768, 10)]
+    network, network4 = nn.Sequential(*layers), nn.Sequential(*layers4)
+    batches, criterion = done.train_loader, nn.CrossEntropyLoss()
+    batches4 = ((torch.cat([x[:10].flip(3), x[10:]]), labels) for x, labels in batches)
+    done.losses = helpers.check_training(done.training, network, criterion, batches, momentum=0.9)
+    done.losses4 = helpers.check_training(
+        done.training4, network4, criterion, batches4, momentum=0.9, weight_decay=1e-3
+    )
+    done.outputs, done.outputs4 = network(X_test / 127.5 - 1), network4(X_test / 127.5 - 1)
     return done
 
 
 def test_images_become_tensors_from_minus_1_to_1_with_their_labels(done):
-    for loaders, atol in ((done.loaders[:2], 1e-6), (done.loaders[2:], 0.02)):
-        for loader, X, y in zip(loaders, (X_train, X_test), (y_train, y_test), strict=True):
-            images, labels = map(torch.cat, zip(*loader))
-            assert_allclose(images, X / 127.5 - 1, atol=atol)
-            assert labels.tolist() == y.tolist() and loader.shuffle == (y is y_train)
+    for data, atol in ((done, 1e-6), (done.digits, 2 / 127.5)):  # digits: up to 2 of 255 grays
+        images, labels = zip(*data.train_loader, *data.test_loader)
+        assert_allclose(torch.cat(images), torch.cat([X_train, X_test]) / 127.5 - 1, atol=atol)
+        assert torch.equal(torch.cat(labels), torch.cat([y_train, y_test]))
+        assert data.train_loader.shuffle
+        assert not data.test_loader.shuffle
 
 
 def test_the_rate_is_that_of_the_flag_but_convnet4s_rises_and_then_falls_to_nearly_0(done):
     assert (lesson.num_epochs, lesson.batch_size, lesson.learning_rate) == (7, 64, 0.01)  # defaults
+    assert done.training.rates == 20 * [0.02]  # 5 epochs of 4 batches
     rates = done.training4.rates
-    assert done.training.rates == 20 * [0.02] and len(rates) == 20 and max(rates) == rates[5]
-    assert [rates[0], rates[5], rates[19]] == pytest.approx([0.1 / 25, 0.1, 0.1 / 25e4])
+    assert len(rates) == 20
+    assert rates[0] == pytest.approx(0.1 / 25)
+    assert rates[5] == max(rates) == pytest.approx(0.1)  # after 30 % of the steps
+    assert rates[-1] == pytest.approx(0.1 / 25e4)
 
 
 def test_the_mean_loss_of_each_epoch_is_drawn_and_printed(done):
-    drawn = {line.get_label(): line.get_xydata().T for line in done.axes[1].lines}
+    drawn = helpers.lines(done.axes[1])  # it has no title
     for name, losses in (("ConvNet", done.losses), ("ConvNet4", done.losses4)):
         means = np.reshape(losses, (5, 4)).mean(axis=1)
         assert_allclose(drawn[name], [range(1, 6), means], rtol=1e-4)
         for epoch, mean in enumerate(means, start=1):
             assert f"\n{name}: Epoch [{epoch}/5], mean loss: {mean:.4f}\n" in done.output
-    assert_allclose(drawn["ln 10: random guessing"][1], np.log(10))
+    _, heights = drawn["ln 10: all probabilities 1/10"]
+    assert_allclose(heights, np.log(10))
 
 
-def test_accuracies_and_the_matrix_count_every_test_image(done):
-    X, networks = X_test / 127.5 - 1, (done.convnet, done.convnet4)
-    matrix, matrix4 = (confusion_matrix(y_test, network(X).argmax(dim=1)) for network in networks)
-    acc, acc4 = matrix.trace() / 27, matrix4.trace() / 27
-    class_acc, class_acc4 = (m.diagonal() / m.sum(axis=1) for m in (matrix, matrix4))
-    expected = {f"accuracy_{name}": value for name, value in zip(CLASSES, class_acc4)}
-    expected |= {"dataset": "cifar10", "accuracy_convnet": acc, "accuracy": acc4}
+def test_accuracies_are_those_on_all_test_images_and_on_those_of_each_class(done):
+    acc, acc4 = helpers.accuracy(done.outputs, y_test), helpers.accuracy(done.outputs4, y_test)
+    assert f"Test accuracy: {acc4:.1%} with ConvNet4, {acc:.1%} with ConvNet (" in done.result
+    expected = {"dataset": "cifar10", "accuracy_convnet": acc, "accuracy": acc4}
+    for i, name in enumerate(CLASSES):
+        convnet = helpers.accuracy(done.outputs[y_test == i], i)
+        convnet4 = helpers.accuracy(done.outputs4[y_test == i], i)
+        expected[f"accuracy_{name}"] = convnet4
+        assert f"\n{name:12} {convnet:10.1%} {convnet4:10.1%}\n" in done.output
     assert done.metrics == pytest.approx(expected)
-    assert f"\nTest accuracy: {acc4:.1%} with ConvNet4, {acc:.1%} with ConvNet (" in done.output
-    for row in zip(CLASSES, class_acc, class_acc4, strict=True):
-        assert "\n{:12} {:10.1%} {:10.1%}\n".format(*row) in done.output
-    assert_allclose(done.axes[2].images[0].get_array(), matrix4)
 
 
-def test_the_figure_shows_the_first_training_images_and_names_the_classes(done):
-    first = done.axes[0]
-    grid = torchvision.utils.make_grid(X_train[:8] / 255, pad_value=0.5).permute(1, 2, 0)
-    assert_allclose(first.images[0].get_array(), grid, atol=1e-6)
-    assert first.get_title() == ", ".join(CLASSES[i] for i in y_train[:8]) and not first.axison
-    for (_, _, matrix), names in ((done.axes, CLASSES), (done.digits.axes, [*"0123456789"])):
-        for axis in (matrix.xaxis, matrix.yaxis):
+def test_the_matrix_counts_predictions_and_names_the_classes(done):
+    title = "ConvNet4: number of test images"
+    counts = confusion_matrix(y_test, done.outputs4.argmax(dim=1))
+    assert_allclose(done.panels[title].images[0].get_array(), counts)
+    for data, names in ((done, CLASSES), (done.digits, list("0123456789"))):
+        for axis in (data.panels[title].xaxis, data.panels[title].yaxis):
             assert [text.get_text() for text in axis.get_ticklabels()] == names
+
+
+def test_the_first_training_images_are_shown_with_their_classes(done):
+    ax = done.panels[", ".join(CLASSES[label] for label in y_train[:8])]
+    grid = make_grid(X_train[:8] / 255, pad_value=0.5)
+    assert_allclose(ax.images[0].get_array(), grid.permute(1, 2, 0), atol=1e-6)
+    assert not ax.axison
 
 
 def test_the_weights_of_convnet_are_saved(done):
     saved = torch.load("outputs/07_cnn_cifar10.pth", map_location="cpu")
-    assert torch.equal(torch.cat([v.flatten() for v in saved.values()]), done.training.end)
+    lesson.ConvNet().load_state_dict(saved)  # would fail on another name
+    assert torch.equal(helpers.to_vector(saved.values()), done.training.end)
 
 
-def test_incomplete_data_is_announced_and_the_mirror_is_asked_first(done, network_tries, capsys):
-    Path("half/cifar-10-batches-py").mkdir(parents=True)
-    Path("half/cifar-10-batches-py/data_batch_1").touch()
-    args = lesson.parse_args(["--data-dir=half"])
-    assert lesson.download(args) == "digits" and "170 MB" not in done.output
-    assert "170 MB" in capsys.readouterr().out and "170 MB" not in done.digits.output
-    assert list(dict.fromkeys(network_tries)) == [("zenodo.org", 15), ("www.cs.toronto.edu", 15)]
+def test_a_download_is_announced_if_data_is_incomplete(empty_folder, capsys):
+    Path("data/cifar-10-batches-py").mkdir(parents=True)
+    Path("data/cifar-10-batches-py/data_batch_1").touch()
+    assert lesson.download(lesson.parse_args([])) == "digits"
+    assert "170 MB" in capsys.readouterr().out
+
+
+def test_no_download_is_announced_if_none_is_needed(done):
+    assert "170 MB" not in done.output
+    assert "170 MB" not in done.digits.output
+
+
+def test_the_mirror_is_asked_first_and_if_it_answers_alone(network_tries, empty_folder):
+    args = lesson.parse_args([])
+    assert lesson.download(args) == "digits"
+    tries = list(dict.fromkeys(network_tries))  # each host once, in order, with its timeout
+    assert tries == [("zenodo.org", 15), ("www.cs.toronto.edu", 15)]
     with mock.patch.object(lesson, "MirroredCIFAR10") as mirror:
         assert lesson.download(args) == "cifar10"
     mirror.assert_called_once_with(args.data_dir, download=True)

@@ -22,6 +22,7 @@ def check_commands(text):
     """Parse each command that runs a file of this repository."""
     commands = re.findall(r"(?:python|%run) ([\w/]+\.py[^\n`;&(#]*)", text)
     for file, *arguments in map(shlex.split, commands):
+        # docs/variants.py uses the parser of docs/update.py, too
         module = update if file.startswith("docs/") else load_lesson(file.removesuffix(".py"))
         assert (ROOT / file).exists()
         module.parse_args(arguments)
@@ -45,13 +46,18 @@ def test_the_docstring_has_all_sections_in_40_lines_and_commands_that_work(name)
 
 
 @each_lesson
-def test_the_lesson_has_a_test_file_and_in_readme_a_figure_and_the_time_in_the_video(name):
+def test_the_lesson_has_a_test_file_and_a_figure_in_readme(name):
     assert (ROOT / "tests" / f"test_{name}.py").exists()
-    row = rf"\({name}\.py\) \| \[((\d+):(\d\d):(\d\d))\]\((\S+)&t=(\d+)s\)"
-    time, hours, minutes, seconds, link, t = re.search(row, read(README)).groups()
-    assert int(t) == 3600 * int(hours) + 60 * int(minutes) + int(seconds)
-    assert f"{link}&t={t}s (about {time})" in load_lesson(name).__doc__
     assert f"](docs/images/{name}.png)" in read(README)
+
+
+@each_lesson
+def test_the_lesson_and_its_row_in_readme_give_the_same_time_in_the_video(name):
+    row = rf"\({name}\.py\) \| \[(?P<time>[\d:]+)\]\((?P<link>\S+&t=(?P<total>\d+)s)\)"
+    found = re.search(row, read(README))
+    hours, minutes, seconds = map(int, found["time"].split(":"))
+    assert int(found["total"]) == 3600 * hours + 60 * minutes + seconds
+    assert f"{found['link']} (about {found['time']})" in load_lesson(name).__doc__
 
 
 @each_lesson
@@ -75,10 +81,10 @@ def test_results_are_averaged_over_seeds():
 
 
 def test_readmes_rows_and_times_are_replaced_and_nothing_else():
-    text = update.replace_row(read(README), "05", "digits | 1.0 ± 0.1%")
-    text = update.replace_time(text, "05", "3 min")
-    new_lines = set(text.splitlines()) - set(read(README).splitlines())
-    row, result = sorted(new_lines, key=lambda line: line.startswith("| 05 |"))
-    assert row.startswith("| [05_") and row.endswith(" | 3 min |")
-    assert result == "| 05 | digits | 1.0 ± 0.1% |"
-    assert len(text.splitlines()) - len(read(README).splitlines()) in (0, 1)
+    old = update.replace_row(read(README), "05", "digits | 1.0 ± 0.1%")  # there may be none yet
+    new = update.replace_time(update.replace_row(old, "05", "digits | 2.0%"), "05", "3 days")
+    pairs = zip(old.splitlines(), new.splitlines(), strict=True)
+    changed = {before: after for before, after in pairs if before != after}
+    (row,) = (before for before in changed if before.startswith("| [05_"))
+    expected = {row: f"{row.rpartition(' | ')[0]} | 3 days |"}
+    assert changed == expected | {"| 05 | digits | 1.0 ± 0.1% |": "| 05 | digits | 2.0% |"}
