@@ -165,9 +165,8 @@ def main(argv=None):
     # Beyond the video: why torch.load refuses whole models today. torch.save writes a zip archive
     # with a pickle in it, Python's format for objects. A pickle names functions and classes to be
     # called when it is loaded, so a hostile file can run any code. By default, torch.load accepts
-    # only names on a list: those of tensors, Python's numbers and containers, and a few more.
-    # torch.serialization.add_safe_globals([Model, nn.Linear]) would add yours to it. This is no
-    # guarantee: load only files that you trust.
+    # only names on a list: tensors, Python's numbers and containers, and a few more. (To add yours:
+    # torch.serialization.add_safe_globals([Model, nn.Linear]).) Still load only what you trust.
     HOSTILE_FILE = args.output_dir / "10_save_load_hostile.pth"
     torch.save(Hostile(), HOSTILE_FILE)
     try:
@@ -182,8 +181,9 @@ def main(argv=None):
     # Beyond the video: what a checkpoint needs. Training that is saved after half of the epochs,
     # loaded into new objects, and resumed ends where uninterrupted training ends, bit for bit (on
     # the CPU of one machine, with the same PyTorch version and number of threads). If one part is
-    # left out, it ends elsewhere. And without the optimizer's state, which is Adam's averages and
-    # the learning rate that the scheduler has halved, the next epoch's loss is higher.
+    # left out, it ends elsewhere: without the random generator's state (rng_state), just as well;
+    # without the optimizer's, Adam's averages and the learning rate that the scheduler has halved,
+    # with a higher loss in the next epoch; without the scheduler's, its epochs count from 0 again.
     TRAINING_FILE = args.output_dir / "10_save_load_training.pth"
     torch.manual_seed(args.seed)
     training = Training(args.lr)
@@ -201,7 +201,8 @@ def main(argv=None):
     # Beyond the video: what eval() changes (in class Model, nothing). In train mode, dropout sets
     # random values to 0, and batch norm scales its inputs by mean and variance of the batch: the
     # result for an image depends on the rest of its batch (one image alone is an error), most of
-    # all in small batches. In eval mode, dropout does nothing, and batch norm uses averages.
+    # all in small batches. In eval mode, dropout does nothing, and batch norm uses averages of
+    # training batches. (A difference of one point may be chance: that is 4 or 5 of 450 images.)
     batch_sizes = (2, 4, 8, 16, 450)
     accuracies = {
         "with eval()": test(training.model, batch_sizes),
@@ -322,7 +323,8 @@ def resume(args):
     try:
         training.load_state_dict(torch.load(args.resume, map_location="cpu"))
     except Exception as error:  # PyTorch's message goes on to suggest weights_only=False: cut it
-        sys.exit(f"Cannot resume from {args.resume}: {repr(error).partition('. ')[0]:.200}")
+        problem = repr(error).partition(". ")[0]  # its first sentence
+        sys.exit(f"Cannot resume from {args.resume}: {problem:.200}")
     epoch = len(training.losses)
     if epoch >= args.epochs:
         sys.exit(f"{args.resume} is already at epoch {epoch}: pass a larger --epochs.")
