@@ -232,7 +232,8 @@ def main(argv=None):
     )
 
     # Beyond the video: the same network without pretraining, with the same learning rate, schedule,
-    # and number of epochs. (On digits, a larger rate does not help it: SCRATCHRATES.)
+    # and number of epochs. (On digits, a larger rate does not help it: 81.8 ± 2.4% with 0.001,
+    # 72.6 ± 4.9% with 0.003, and 59.8 ± 10.4% with 0.01, over five seeds.)
     print("\nRandomly initialized network")
     _, scratch = train_from_scratch(dataloaders, len(class_names), num_epochs, learning_rate)
 
@@ -264,7 +265,8 @@ def keep_frozen_batch_norm(model):
     Batch norm brings each channel to zero mean and unit standard deviation, then applies a learned
     weight and bias. In train mode, it takes mean and variance from the batch, and updates running
     averages of both, which it uses in eval mode. They are not parameters, so requires_grad=False
-    does not freeze them. (On digits, this changes no accuracy beyond the spread: BNNUMBERS.)
+    does not freeze them. (On digits, that gains nothing beyond the spread: the frozen network has
+    90.4 ± 3.2% with it, 90.3 ± 4.1% without, over five seeds. But frozen should mean frozen.)
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:

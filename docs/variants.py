@@ -14,7 +14,7 @@ from pathlib import Path
 
 from update import LESSONS, average, data_flags, parse_args, read_result, run
 
-LAST_LINES = 60  # of a variant's output are printed
+LAST_LINES = 160  # of a variant's output are printed
 # Lesson 07: is the ConvNet dead? The fraction of numbers above 0 after conv2, for all test images,
 # and the largest gradient of each parameter
 LOOK_INSIDE = """    images, labels = next(iter(DataLoader(test_loader.dataset, 450)))
@@ -101,6 +101,7 @@ VARIANTS = {
         ("--epochs 3000", [], 5),
         ("", [("for i in range(9):", "for i in range(19):")], 1),
         ("", [("train(nn.ReLU(), data", "train(nn.Tanh(), data")], 5),
+        ("--epochs 3000", [("train(nn.ReLU(), data", "train(nn.Tanh(), data")], 5),
     ],
     "07": [
         ("--dataset digits", [("nn.Linear(16 * 5 * 5, 120)", "nn.Linear(16 * 6 * 6, 120)")], 1),
