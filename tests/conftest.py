@@ -15,7 +15,7 @@ matplotlib.rcParams["savefig.dpi"] = 20
 torch.set_num_threads(1)  # more gain nothing on tiny tensors
 torch.backends.cudnn.conv.fp32_precision = "ieee"  # a GPU's numbers are close to the CPU's
 gc.freeze()  # garbage collection skips what was imported, which saves a tenth of the time
-tries = []  # to use the network: see network_tries
+tries = []  # each try to use the network: see network_tries
 
 
 class SmallResNet(nn.Sequential):

@@ -86,7 +86,7 @@ def check_training(training, network, criterion, batches, optim=torch.optim.SGD,
     """
     network.to(DEVICE).train()
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    vector_to_parameters(training.start.clone().to(DEVICE), trained)  # these share its memory
+    vector_to_parameters(training.start.clone().to(DEVICE), trained)  # makes them views of it
     optimizer = optim(trained, **settings)
     losses = []
     for rate, (inputs, labels) in zip(training.rates, itertools.cycle(batches)):
@@ -103,7 +103,7 @@ def check_training(training, network, criterion, batches, optim=torch.optim.SGD,
 
 @contextlib.contextmanager
 def batches_in_order(lesson):
-    """Let the lesson's loaders keep the order of samples; yield a list that gets them.
+    """Let the lesson's loaders keep the order of samples; yield a list that gets the loaders.
 
     Their attribute `shuffle` tells whether the lesson asked for a random order.
     """

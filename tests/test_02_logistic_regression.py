@@ -90,7 +90,7 @@ def test_both_losses_are_drawn_and_the_lowest_test_loss_is_marked(done, lr, epoc
 
 
 def test_only_bce_with_logits_is_correct_for_large_logits():
-    # ln(1 + exp(logit)), and its derivative, 1 / (1 + exp(-logit))
+    # For class 0: ln(1 + exp(logit)), and its derivative, 1 / (1 + exp(-logit))
     small, large = "loss 2.127, gradient 0.881", "loss 20.000, gradient 1.000"
     assert lesson.loss_and_gradient(2, with_logits=True) == small
     assert lesson.loss_and_gradient(2, with_logits=False) == small

@@ -33,7 +33,7 @@ EXAMPLES = {  # how a title goes on after the transform's name
 def done():
     """Run the lesson; keep its pipelines for photos, which start with ToImage."""
     with mock.patch.object(v2, "Compose", wraps=v2.Compose) as compose:
-        done = run(lesson, "--seed=2")  # with this seed, the default p=0.5 would flip nothing
+        done = run(lesson, "--seed=2")  # with it, p=0.5 in the figure's transforms would be seen
     pipelines = [call.args[0] for call in compose.call_args_list]
     done.evaluation, done.training = (p for p in pipelines if isinstance(p[0], v2.ToImage))
     return done
@@ -77,4 +77,4 @@ def test_the_seed_decides_how_the_photo_is_augmented_and_drawn(done):
         ax = done.panels[f"{type(transform).__name__}, {title}"]
         image = transform(photo.to(DEVICE)).permute(1, 2, 0)
         assert np.array_equal(ax.images[0].get_array(), image.cpu())
-        assert (ax.get_xlim(), ax.get_ylim()) == ((-0.5, 639.5), (426.5, -0.5))
+        assert (ax.get_xlim(), ax.get_ylim()) == ((-0.5, 639.5), (426.5, -0.5))  # crops, too

@@ -77,13 +77,13 @@ def test_accuracies_losses_and_highest_probabilities_are_those_of_the_networks(d
         highest = f"highest probability {network(X_test).softmax(dim=1).max():.3f}"
         assert f"\n{label.capitalize()}: test accuracy {results}, {highest}\n" in done.output
     lowest = lines(ax)["lowest possible with an extra softmax: 1.46"]
-    assert_allclose(lowest[1], np.log(1 + 9 / np.e))
+    assert_allclose(lowest[1], -np.log(np.e / (np.e + 9)))  # of the softmax of 1 and nine 0s
 
 
 def test_an_extra_softmax_costs_accuracy_except_at_ten_times_the_rate(done):
     logits, double = done.metrics["accuracy_logits"], done.metrics["accuracy_double_softmax"]
     fast = done.metrics["accuracy_double_softmax_fast"]
-    # A margin only: fast is near 97%, but near 88% on machines where it never predicts one digit
+    # Only a margin: fast is near 97%, or near 88% on machines where it never predicts one digit
     assert double + 0.1 < min(logits, fast)
     expected = f" {logits:.1%}, with an extra softmax {double:.1%}, and at ten times the rate "
     assert done.result.endswith(f"{expected}{fast:.1%} (digits)")

@@ -61,7 +61,7 @@ def done():
 
 
 def test_images_become_tensors_from_minus_1_to_1_with_their_labels(done):
-    for data, atol in ((done, 1e-6), (done.digits, 2 / 127.5)):  # digits: up to 2 of 255 grays
+    for data, atol in ((done, 1e-6), (done.digits, 2 / 127.5)):  # digits: rounded before resizing
         images, labels = zip(*data.train_loader, *data.test_loader)
         assert_allclose(torch.cat(images), torch.cat([X_train, X_test]) / 127.5 - 1, atol=atol)
         assert torch.equal(torch.cat(labels), torch.cat([y_train, y_test]))
@@ -69,13 +69,13 @@ def test_images_become_tensors_from_minus_1_to_1_with_their_labels(done):
         assert not data.test_loader.shuffle
 
 
-def test_the_rate_is_that_of_the_flag_but_convnet4s_rises_and_then_falls_to_nearly_0(done):
+def test_convnet_has_the_flags_rate_and_convnet4_one_that_rises_then_falls_to_nearly_0(done):
     assert (lesson.num_epochs, lesson.batch_size, lesson.learning_rate) == (7, 64, 0.01)  # defaults
     assert done.training.rates == 20 * [0.02]  # 5 epochs of 4 batches
     rates = done.training4.rates
     assert len(rates) == 20
-    assert rates[0] == pytest.approx(0.1 / 25)
-    assert rates[5] == max(rates) == pytest.approx(0.1)  # after 30 % of the steps
+    assert rates[0] == pytest.approx(0.1 / 25)  # where OneCycleLR starts
+    assert rates[5] == max(rates) == pytest.approx(0.1)  # the sixth of 20 steps: 30%
     assert rates[-1] == pytest.approx(0.1 / 25e4)
 
 
@@ -86,8 +86,7 @@ def test_the_mean_loss_of_each_epoch_is_drawn_and_printed(done):
         assert_allclose(drawn[name], [range(1, 6), means], rtol=1e-4)
         for epoch, mean in enumerate(means, start=1):
             assert f"\n{name}: Epoch [{epoch}/5], mean loss: {mean:.4f}\n" in done.output
-    _, heights = drawn["ln 10: all probabilities 1/10"]
-    assert_allclose(heights, np.log(10))
+    assert_allclose(drawn["ln 10: all probabilities 1/10"][1], np.log(10))
 
 
 def test_accuracies_are_those_on_all_test_images_and_on_those_of_each_class(done):
@@ -124,23 +123,21 @@ def test_the_weights_of_convnet_are_saved(done):
     assert torch.equal(helpers.to_vector(saved.values()), done.training.end)
 
 
-def test_a_download_is_announced_if_data_is_incomplete(empty_folder, capsys):
+def test_a_download_is_announced_only_if_data_is_incomplete(done, empty_folder, capsys):
     Path("data/cifar-10-batches-py").mkdir(parents=True)
     Path("data/cifar-10-batches-py/data_batch_1").touch()
     assert lesson.download(lesson.parse_args([])) == "digits"
     assert "170 MB" in capsys.readouterr().out
+    assert "170 MB" not in done.output + done.digits.output
 
 
-def test_no_download_is_announced_if_none_is_needed(done):
-    assert "170 MB" not in done.output
-    assert "170 MB" not in done.digits.output
-
-
-def test_the_mirror_is_asked_first_and_if_it_answers_alone(network_tries, empty_folder):
+def test_the_original_is_asked_only_if_the_mirror_does_not_answer(network_tries, empty_folder):
     args = lesson.parse_args([])
     assert lesson.download(args) == "digits"
     tries = list(dict.fromkeys(network_tries))  # each host once, in order, with its timeout
     assert tries == [("zenodo.org", 15), ("www.cs.toronto.edu", 15)]
+    network_tries.clear()
     with mock.patch.object(lesson, "MirroredCIFAR10") as mirror:
         assert lesson.download(args) == "cifar10"
     mirror.assert_called_once_with(args.data_dir, download=True)
+    assert not network_tries

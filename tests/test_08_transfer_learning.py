@@ -44,7 +44,7 @@ X_val = torch.stack([normalize(ImageOps.mirror(photo)) for photo in photos[6:]])
 
 def write_data():
     """Write photos, and weights to where torch.hub looks for them; return their network."""
-    torch.hub.set_dir(".")  # torch.hub looks in checkpoints/ there (only in this file's tests)
+    torch.hub.set_dir(".")  # from here on, torch.hub looks in checkpoints/ of the current folder
     torch.manual_seed(0)
     network = models.resnet18()  # a small one, see conftest.py
     WEIGHTS_FILE.parent.mkdir()
@@ -59,7 +59,7 @@ def write_data():
 def train_alike(training, network, batches, X):
     """Check a training; return its start and losses, and outputs for X and accuracy by epoch."""
     assert training.rates == pytest.approx(14 * [0.02] + 2 * [0.002])  # 8 epochs of 2 steps
-    copies = []  # of the network, at the start of each epoch
+    copies = []  # of the network, before each epoch
 
     def batches_of_all_epochs():
         for epoch in range(8):
@@ -68,7 +68,7 @@ def train_alike(training, network, batches, X):
 
     shown = batches_of_all_epochs()
     losses = helpers.check_training(training, network, cross_entropy, shown, momentum=0.9)
-    outputs = [trained(X).detach() for trained in (*copies[1:], network)]
+    outputs = [trained(X).detach() for trained in (*copies[1:], network)]  # after each
     accuracies = [helpers.accuracy(output, y_val) for output in outputs]
     return SimpleNamespace(**vars(training), losses=losses, outputs=outputs, accuracies=accuracies)
 
@@ -99,12 +99,12 @@ def test_fine_tuning_starts_with_the_weights_and_those_of_the_best_epoch_are_sav
     assert torch.equal(done.finetuned.start[:n], done.weights)
     assert not torch.equal(done.scratch.start[:n], done.weights)
     accuracies = done.finetuned.accuracies
-    best, second = [epoch for epoch in range(8) if accuracies[epoch] == max(accuracies)]  # a tie
-    assert_allclose(done.network(X_val).detach(), done.finetuned.outputs[best], rtol=1e-3)
+    first, second = [epoch for epoch in range(8) if accuracies[epoch] == max(accuracies)]  # a tie
+    assert_allclose(done.network(X_val).detach(), done.finetuned.outputs[first], rtol=1e-3)
 
 
 def test_accuracies_are_drawn_the_best_are_the_result_and_losses_are_printed(done):
-    assert done.metrics["dataset"] == "hymenoptera" and "Downloading" not in done.output
+    assert done.metrics["dataset"] == "hymenoptera" and "94 MB" not in done.output
     for name, label in NAMES.items():
         accuracies = getattr(done, name).accuracies
         drawn = helpers.lines(done.panels["Validation"])[label]
@@ -208,7 +208,7 @@ def test_validation_photos_are_transformed_as_the_weights_expect_and_others_at_r
 
 
 def test_digits_for_pretraining_training_and_validation_do_not_overlap():
-    X, y = load_digits(return_X_y=True)
+    X, y = load_digits(return_X_y=True)  # kron: three channels, and each pixel becomes 4x4
     X = normalize(torch.tensor(np.kron(X.reshape(-1, 1, 8, 8) / 16, np.ones((1, 3, 4, 4)))).float())
     with helpers.batches_in_order(lesson) as loaders, helpers.record_training() as trainings:
         helpers.run(lesson, "--dataset=digits", "--epochs=1", "--seed=3")
@@ -226,7 +226,8 @@ def test_digits_for_pretraining_training_and_validation_do_not_overlap():
         assert labels.tolist() == expected[list(used)].tolist()
         assert (loader.batch_size, loader.shuffle) == (batch_size, shuffle)
     prepared, finetuned, *_ = trainings
-    assert prepared.rates == 80 * [0.01] and finetuned.rates == 5 * [0.001]
+    assert prepared.rates == 80 * [0.01]  # 5 epochs of 16 batches
+    assert finetuned.rates == 5 * [0.001]  # 1 epoch of 5
     network = models.resnet18(num_classes=10)
     helpers.check_training(prepared, network, cross_entropy, prepare_loader, momentum=0.9)
     kept = prepared.end[: -(32 * 10 + 10)]  # all but the weights and biases of the last layer

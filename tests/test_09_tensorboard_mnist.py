@@ -124,9 +124,9 @@ def test_the_curves_with_the_lowest_areas_are_drawn(done):
     assert list(curves) == list(lowest)
     for label, (recall, precision) in curves.items():
         assert -np.diff(recall) @ precision[:-1] == pytest.approx(lowest[label], abs=1e-4)
-    # The axes start three times as far from 1 as where precision and recall are about equal
-    equal = min(np.minimum(recall, precision).max() for recall, precision in curves.values())
-    start = 1 - 3 * (1 - equal)
+    # The axes start three times as far from 1 as the lowest point where precision equals recall
+    break_even = min(np.minimum(recall, precision).max() for recall, precision in curves.values())
+    start = 1 - 3 * (1 - break_even)
     assert ax.axis() == pytest.approx((start, 1.002, start, 1.002))
     assert ax.get_title() == f"Precision and recall (axes start at {start:.2f})"
     assert ax.get_xlabel() == "recall"
@@ -157,11 +157,11 @@ def test_mnist_is_read_from_data_dir_and_the_only_mistake_is_shown():
         done = helpers.run(lesson, "--data-dir=mine", "--epochs=1", "--batch-size=2", "--lr=0.02")
     download = mock.call(Path("mine"), train=True, download=True)
     train, test = mock.call(Path("mine"), train=True), mock.call(Path("mine"), train=False)
-    assert fake.call_args_list == [download, test, train, test]
+    assert fake.call_args_list == [download, test, train, test]  # download tries both
     assert done.metrics["dataset"] == "mnist"
     assert len(done.panels) == 2 + 1 + 1  # 2 test images, 1 mistake, the curves
     assert_allclose(done.panels["test image: 0"].images[0].get_array(), images[0] / 255)
-    assert "predicted 5 (99.9%)\ntrue: 3" in done.panels  # not 100.0%
+    assert "predicted 5 (99.9%)\ntrue: 3" in done.panels  # never 100.0%, however sure it is
     assert done.panels["Precision and recall (axes start at 0.00)"].axis() == (0, 1.002, 0, 1.002)
 
 
@@ -182,4 +182,4 @@ def test_a_failing_graph_is_named_and_the_log_of_each_run_is_complete_after_ctrl
     assert capsys.readouterr().out.count("No graph was logged (ValueError('why'))") == 2
     first, second = Path("logs").glob("lr0.001_*")
     for folder in (first / "train", first / "test", second / "train", second / "test"):
-        assert list(scalars(read_log(folder), "loss")) == [2, 5]  # 3 steps per epoch
+        assert list(scalars(read_log(folder), "loss")) == [2, 5]  # a mean per epoch, of 3 steps

@@ -22,7 +22,7 @@ X_train, X_test, y_train, y_test = train_test_split(X.float() / 16, y, random_st
 STEPS = {
     "uninterrupted": (32, 32, 16),  # epochs 1 to 10; the others resume after epoch 5
     "resumed": (0, 24, 16),
-    "without optim_state": (24, 16, 0),  # starts at 0.01 again
+    "without optim_state": (24, 16, 0),  # at 0.01 again; still halved after epoch 8
     "without scheduler_state": (0, 32, 8),  # counts epochs from 0 again
     "without rng_state": (0, 24, 16),
 }
@@ -37,18 +37,18 @@ def done():
     loader = DataLoader(TensorDataset(X_train, y_train), 32, shuffle=True, drop_last=True)
     for training, (name, steps) in zip(trainings, STEPS.items(), strict=True):
         assert training.rates == pytest.approx(np.repeat([0.01, 0.005, 0.0025], steps))
-        torch.manual_seed(0 if name == "uninterrupted" else 1)
+        torch.manual_seed(0 if name == "uninterrupted" else 1)  # the lesson resumes with seed + 1
         layers = nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.2)
         network = nn.Sequential(*layers, nn.Linear(64, 10)).to(helpers.DEVICE)
-        adam = torch.optim.Adam(network.parameters())
-        checkpoint = torch.load(FILE, map_location="cpu")  # each time: Adam changes what it loads
+        adam = torch.optim.Adam(network.parameters())  # for check_training, with its state
         if name != "uninterrupted":
+            checkpoint = torch.load(FILE, map_location="cpu")  # anew: Adam changes what it loads
             network.load_state_dict(checkpoint["model_state"])
-        if name not in ("uninterrupted", "without optim_state"):
-            adam.load_state_dict(checkpoint["optim_state"])
-        if name not in ("uninterrupted", "without rng_state"):
-            torch.set_rng_state(checkpoint["rng_state"][0])
-            torch.cuda.set_rng_state_all(checkpoint["rng_state"][1:])
+            if name != "without optim_state":
+                adam.load_state_dict(checkpoint["optim_state"])
+            if name != "without rng_state":
+                torch.set_rng_state(checkpoint["rng_state"][0])
+                torch.cuda.set_rng_state_all(checkpoint["rng_state"][1:])
         assert torch.equal(training.start, helpers.to_vector(network.parameters()))
         loss, batches = nn.CrossEntropyLoss(), (b for epoch in range(10) for b in loader)
         losses = helpers.check_training(training, network, loss, batches, lambda _, adam=adam: adam)
@@ -104,7 +104,7 @@ def test_only_batch_norm_in_train_mode_needs_large_batches(done):
         batch_norm.append(helpers.accuracy(last_linear(x.relu()).view(96, 10), y_test))
     assert_allclose(drawn["batch norm in train mode"], [[2, 4, 8, 16, 450], batch_norm])
     assert batch_norm[0] < batch_norm[-1] - 0.1
-    # The next line must not change the averages that the line after it uses
+    # It must use a copy: in train mode, batch norm changes the averages that eval() uses
     lesson.test(network.to(helpers.DEVICE), [2], (nn.BatchNorm1d,))
     accuracy = helpers.accuracy(network.cpu()(X_test), y_test)
     assert_allclose(drawn["with eval()"], [[2, 4, 8, 16, 450], 5 * [accuracy]])
@@ -123,11 +123,15 @@ def test_files_that_cannot_be_resumed_are_left_as_they_are_and_not_run(done, cap
     assert f"{FILE} is already at" in helpers.refusal(lesson, f"--resume={FILE}", "--epochs=5")
     for name in ("missing.pth", "truncated.pth", "foreign.pth", "hostile.pth"):
         message = helpers.refusal(lesson, f"--resume={name}")
-        assert name in message and "still be loaded" not in message  # no risky advice
+        assert name in message and "weights_only" not in message  # no risky advice
         assert ("UnpicklingError" in message) == (name == "hostile.pth")
     assert {path: path.read_bytes() for path in Path().rglob("*.pth")} == before
-    assert "by a file" not in capsys.readouterr().out and not [*FILE.parent.glob("*hostile*")]
+    assert "by a file" not in capsys.readouterr().out  # which the hostile file would print
+
+
+def test_a_hostile_file_is_refused_then_run_on_purpose_and_deleted(done):
     assert done.metrics["hostile_blocked"] == done.output.count("by a file") == 1
+    assert len(list(FILE.parent.glob("*.pth"))) == 4  # none is the hostile one
 
 
 def test_resume_continues_as_if_there_had_been_no_interruption(done):

@@ -37,12 +37,12 @@ RAISED, TENSORBOARD, NOT_RUN = [
 def parse(title):
     """Return the messages of an entry, each with its lines ("" if there are none), and the fix."""
     entry = PAGE.partition(f"\n### {title}\n")[2].partition("\n##")[0]
-    raising, reason, fix = "(?P<raising>.+```\n)", "(?!```).+?\n", "```python\n(?P<fix>.+?)```\n"
-    found = re.fullmatch(raising + reason + fix, entry, re.S)
-    assert found, "an entry must have a message, a reason, and a fix"
-    messages = re.findall("```text\n(.+?)\n```\n(?:```python\n(.+?)```)?", found["raising"], re.S)
-    assert messages
-    return messages, found["fix"]
+    assert entry.endswith("```\n")
+    rest, _, fix = entry.removesuffix("```\n").rpartition("```python\n")  # the last block
+    raising, _, reason = rest.rpartition("```\n")  # the reason is between the last two blocks
+    messages = re.findall("```text\n(.+?)\n```\n(?:```python\n(.+?)```)?", raising + "```\n", re.S)
+    assert messages and reason.strip() and fix
+    return messages, fix
 
 
 def in_one_line(text):
