@@ -327,7 +327,7 @@ def draw(accuracies, model, dataloader, class_names, args):
         predicted = f"{class_names[preds[i]]} ({values[i]:.0%})"
         imshow(inputs[i], f"{predicted}\ntrue: {class_names[labels[i]]}")
     caption = "The fine-tuned network's least confident predictions in a batch of validation images"
-    plt.figtext(0.5, 0.45, caption, ha="center")
+    plt.figtext(0.5, 0.42, caption, ha="center")
     plt.tight_layout()
     plt.savefig(args.output_dir / "08_transfer_learning.png")
     if args.show:
