@@ -23,7 +23,8 @@ Changes from the video
     - 4 epochs and batches of 100 (video: 1 and 64); steps are counted through all epochs.
     - All images are scaled to 0..1 at once, as `transform=ToTensor()` would do one by one, and
       `softmax` takes a whole batch.
-    - `close()` stands after the loop over the classes, not inside it.
+    - `class_labels` has the true labels (course script: the predicted ones, so that the curves say
+      nothing about mistakes). `close()` stands after the loop over the classes, not inside it.
     - If MNIST cannot be downloaded, scikit-learn's digits are used.
 
 Try it (answers: docs/answers.md, error messages: docs/errors.md)
@@ -127,8 +128,8 @@ def main(argv=None):
     # 1) Model: class NeuralNet, above
     model = NeuralNet(input_size, hidden_size, num_classes).to(device)
 
-    # 2) Loss and optimizer. Adam, a variant of SGD, adapts the step size of each parameter: it
-    # divides the average of its last gradients by their size, so small ones make no small steps.
+    # 2) Loss and optimizer. Adam, a variant of SGD, averages the last gradients of each parameter,
+    # and divides by their usual size, so that parameters with small gradients move as well.
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
 
@@ -158,7 +159,7 @@ def main(argv=None):
             # max returns the largest value of each row and its index, which is the class
             _, predicted = torch.max(outputs, 1)
             running_correct += (predicted == labels).sum().item()
-            step = epoch * n_total_steps + i  # counted through all epochs, as are the 100 below
+            step = epoch * n_total_steps + i  # counted through all epochs
             if (step + 1) % log_every == 0:
                 position = f"Epoch [{epoch + 1}/{num_epochs}], Step [{i + 1}/{n_total_steps}]"
                 print(f"{position}, Loss: {running_loss / log_every:.4f}", flush=True)
@@ -194,10 +195,9 @@ def main(argv=None):
         print(f"Accuracy of the network: {acc:.1%}")
 
     # TensorBoard, PR Curves tab: each digit against all others. An image is classified as a 3 if
-    # its probability of a 3 is at or above a threshold (while the accuracy goes by the largest
-    # one). Precision is the fraction of these images that are 3s, recall the fraction of all 3s
-    # that are among them. Lowering the threshold never lowers recall, but it usually lowers
-    # precision.
+    # its probability of a 3 is at or above a threshold (while the accuracy goes by the largest of
+    # ten probabilities). Precision is the fraction of these images that are 3s, recall the fraction
+    # of all 3s that are among them. A lower threshold raises recall, and mostly lowers precision.
     classes = range(10)
     for i in classes:
         labels_i = class_labels == i
@@ -206,13 +206,13 @@ def main(argv=None):
     writer.close()
 
     # Beyond the video: what to look for in the tabs of TensorBoard
-    #     Images      images that are black, without gray (not scaled to 0..1), or upside down
+    #     Images      images that are all black, without grays (not scaled to 0..1), or upside down
     #     Graphs      missing layers (double-click NeuralNet to see them)
     #     Scalars     a test loss that rises while the training loss falls: overfitting. Set
-    #                 Smoothing to 0. (At first, test may be better, if its images are easier, or as
-    #                 points of train are means of steps in which the weights improved.)
-    #     Histograms  weights that spread ever faster, or layers that never move. (Weights of pixels
-    #                 that are black in all training images do not move.)
+    #                 Smoothing to 0. (At first, test may be better: a point of train is a mean of
+    #                 100 steps, in which the weights improved.)
+    #     Histograms  weights that spread ever faster, or a layer that never changes. (Weights of
+    #                 pixels that are black in all training images do not change.)
     #     PR Curves   a curve that stays away from the top right corner: zoom in there
 
     # Beyond the video: the average precision of each digit, which is the area under its curve. It
@@ -293,7 +293,7 @@ def draw(test_dataset, class_labels, class_preds, args):
         start = max(0, min(start, 1 - 3 * (1 - break_even)))
     ax.set(xlim=(start, 1.002), ylim=(start, 1.002), xlabel="recall", ylabel="precision")
     ax.set_title(f"Precision and recall (axes start at {start:.2f})")
-    ax.legend(title="the three lowest", loc="lower left")
+    ax.legend(title="the three lowest averages", loc="lower left")
     plt.tight_layout()
     plt.savefig(args.output_dir / "09_tensorboard_mnist.png")
     if args.show:
@@ -328,7 +328,7 @@ def download(args):
 def to_tensors(dataset):
     """Return MNIST's images as float32 (N, 1, 28, 28) from 0 to 1, and their labels (N,).
 
-    transform=ToTensor() and list(), as in lesson 07, give the same, but take several seconds.
+    A transform and list(), as in lesson 07, give the same, but take several seconds.
     """
     return TensorDataset(dataset.data.unsqueeze(1) / 255, dataset.targets)
 

@@ -123,6 +123,7 @@ VARIANTS = {
         ("--epochs 25", [], 5),
         ("--epochs 25", LAST, 5),
         ("", [("                keep_frozen_batch_norm(model)", "                pass")], 5),
+        ("", [(SCRATCH_LR, "len(class_names), num_epochs, 0.0003)\n")], 5),
         ("", [(SCRATCH_LR, "len(class_names), num_epochs, 0.003)\n")], 5),
         ("", [(SCRATCH_LR, "len(class_names), num_epochs, 0.01)\n")], 5),
     ],
