@@ -226,7 +226,7 @@ def test_digits_for_pretraining_training_and_validation_do_not_overlap():
         assert labels.tolist() == expected[list(used)].tolist()
         assert (loader.batch_size, loader.shuffle) == (batch_size, shuffle)
     prepared, finetuned, *_ = trainings
-    assert prepared.rates == 80 * [0.01]  # 5 epochs of 16 batches
+    assert prepared.rates == 64 * [0.01]  # 4 epochs of 16 batches
     assert finetuned.rates == 5 * [0.001]  # 1 epoch of 5
     network = models.resnet18(num_classes=10)
     helpers.check_training(prepared, network, cross_entropy, prepare_loader, momentum=0.9)

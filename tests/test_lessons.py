@@ -12,7 +12,17 @@ from unittest import mock
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from helpers import DEVICE, LESSONS, ROOT, few_digits, load_lesson, record_training, refusal, run
+from helpers import (
+    DEVICE,
+    LESSONS,
+    ROOT,
+    few_digits,
+    lines,
+    load_lesson,
+    record_training,
+    refusal,
+    run,
+)
 
 DEFAULTS = {name: vars(load_lesson(name).parse_args([])) for name in LESSONS}
 DOWNLOADS = [name for name in LESSONS if "dataset" in DEFAULTS[name]]
@@ -80,6 +90,15 @@ def test_metrics_are_a_flat_dict_of_numbers_and_names(done):
 def test_panels_of_the_figure_do_not_overlap(done):
     boxes = [ax.get_position() for ax in done.axes]
     assert boxes and not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert all(ax.lines or ax.images or ax.collections for ax in done.axes)  # none is empty
+
+
+def test_curves_have_labelled_axes_and_their_labels_are_in_a_legend(done):
+    legends = [ax.get_legend() for ax in done.axes if ax.get_legend()]
+    shown = {text.get_text() for legend in legends for text in legend.get_texts()}
+    for ax in done.axes:
+        assert {label for label in lines(ax) if not label.startswith("_")} <= shown  # _: none
+        assert not ax.lines or ax.get_xlabel() and (ax.get_ylabel() or ax.get_title())
 
 
 def test_the_same_seed_gives_the_same_numbers(done, empty_folder):
@@ -96,6 +115,7 @@ def test_another_seed_gives_other_numbers_and_other_starts(done, empty_folder):
 
 
 def test_hyper_parameters_above_main_are_the_defaults_of_their_flags():
+    assert {defaults["seed"] for defaults in DEFAULTS.values()} == {0}
     n_checked = 0
     for name, (flag, variable) in itertools.product(LESSONS, HYPER_PARAMETERS.items()):
         if flag in DEFAULTS[name] and hasattr(load_lesson(name), variable):
