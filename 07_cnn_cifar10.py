@@ -223,7 +223,7 @@ def main(argv=None):
 #     F  like E, with flipped images             79.3 ± 0.5%   2.1 over E
 #     G  like E, with weight decay               78.9 ± 0.5%   1.7 over E
 #     H  like E, with both, as below             80.3 ± 0.4%   3.1 over E
-# (From A to B, kernels, padding, channels, and linear layers change. H takes 4 times as long as A.)
+# (From A to B, all layers change, in number and size. H takes 4 times as long as A.)
 class ConvNet4(nn.Module):
     """Four convolutions with batch norm: images (N, 3, 32, 32) -> logits (N, 10)."""
 

@@ -137,8 +137,8 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs=
                 scheduler.step()  # once per epoch
 
             # Acc may be lower for train than for val, as the weights still improve in the epoch,
-            # and photos are cropped at random. It is lower for val if the network overfits, and in
-            # the first epochs, as batch norm's averages lag behind (see keep_frozen_batch_norm).
+            # and photos are cropped at random. It is lower for val if the network overfits, or, at
+            # first, as batch norm's averages lag behind (not in 2, see keep_frozen_batch_norm).
             epoch_loss = running_loss / len(dataloaders[phase].dataset)
             epoch_acc = running_corrects / len(dataloaders[phase].dataset)
             result = f"Loss: {epoch_loss:.4f} Acc: {epoch_acc:.4f}"

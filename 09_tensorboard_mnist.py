@@ -18,9 +18,9 @@ Run (add --show to open the figure in a window)
 
 Changes from the video
     - A second writer logs the test under the same tags (names), so that both curves share a chart.
-      The video logs scalars of the training only, as `training loss`.
+      The video logs scalars of the training only, `training loss` and `accuracy`.
     - Each run has a folder of its own, named after its learning rate and its time.
-    - 4 epochs and batches of 100 (video: 1 and 64); steps are counted through all epochs.
+    - 4 epochs and batches of 100 (video: 1 and 64); a mean of 100 steps may span two epochs.
     - All images are scaled to 0..1 at once, as `transform=ToTensor()` would do one by one, and
       `softmax` takes a whole batch.
     - `class_labels` has the true labels (course script: the predicted ones, so that the curves say
@@ -197,7 +197,7 @@ def main(argv=None):
     # TensorBoard, PR Curves tab: each digit against all others. An image is classified as a 3 if
     # its probability of a 3 is at or above a threshold (while the accuracy goes by the largest of
     # ten probabilities). Precision is the fraction of these images that are 3s, recall the fraction
-    # of all 3s that are among them. A lower threshold raises recall, and mostly lowers precision.
+    # of all 3s that are among them. A lower threshold never lowers recall, but mostly precision.
     classes = range(10)
     for i in classes:
         labels_i = class_labels == i

@@ -200,8 +200,8 @@ def main(argv=None):
 
     # Beyond the video: what eval() changes (in class Model, nothing). In train mode, dropout sets
     # random values to 0, and batch norm scales its inputs by mean and variance of the batch: the
-    # result for an image depends on the rest of its batch (one image alone is an error), most of
-    # all in small batches. In eval mode, dropout does nothing, and batch norm uses averages of
+    # result for an image depends on the rest of its batch, most of all in small ones (BatchNorm1d
+    # refuses one image). In eval mode, dropout does nothing, and batch norm uses averages of
     # training batches. (A difference of one point may be chance: that is 4 or 5 of 450 images.)
     batch_sizes = (2, 4, 8, 16, 450)
     accuracies = {

@@ -86,7 +86,7 @@ def check_training(training, network, criterion, batches, optim=torch.optim.SGD,
     """
     network.to(DEVICE).train()
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    vector_to_parameters(training.start.clone().to(DEVICE), trained)  # makes them views of it
+    vector_to_parameters(training.start.clone().to(DEVICE), trained)  # these share its memory
     optimizer = optim(trained, **settings)
     losses = []
     for rate, (inputs, labels) in zip(training.rates, itertools.cycle(batches)):

@@ -94,7 +94,7 @@ def done():
     return done
 
 
-def test_fine_tuning_starts_with_the_weights_and_those_of_the_best_epoch_are_saved(done):
+def test_fine_tuning_starts_with_the_weights_and_those_of_the_first_best_epoch_are_saved(done):
     n = len(done.weights)
     assert torch.equal(done.finetuned.start[:n], done.weights)
     assert not torch.equal(done.scratch.start[:n], done.weights)
@@ -217,7 +217,7 @@ def test_digits_for_pretraining_training_and_validation_do_not_overlap():
     train_loader, val_loader, prepare_loader, check_loader = loaders
     for loader, used, expected, batch_size, shuffle in (
         (train_loader, train, y % 2, 4, True),  # even or odd?
-        (val_loader, val, y % 2, 50, True),
+        (val_loader, val, y % 2, 50, True),  # shuffled, as the figure shows its first batch
         (prepare_loader, range(500), y, 32, True),  # which digit?
         (check_loader, range(500, 1000), y, 32, False),
     ):

@@ -26,7 +26,7 @@ lesson = helpers.load_lesson("09")
 X, y = (torch.from_numpy(array[:1100]) for array in load_digits(return_X_y=True))
 X = interpolate(X.float().view(-1, 1, 8, 8) / 16, size=28, mode="bilinear")
 X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)  # 825 and 275 images
-EPOCH = list(zip(X_train.split(8), y_train.split(8)))[:103]  # batches; one image is left over
+EPOCH = list(zip(X_train.split(8), y_train.split(8)))[:103]  # full batches, as drop_last=True
 MEASURES = {"loss": lambda *args: cross_entropy(*args).item(), "accuracy": helpers.accuracy}
 
 
@@ -157,9 +157,9 @@ def test_mnist_is_read_from_data_dir_and_the_only_mistake_is_shown():
         done = helpers.run(lesson, "--data-dir=mine", "--epochs=1", "--batch-size=2", "--lr=0.02")
     download = mock.call(Path("mine"), train=True, download=True)
     train, test = mock.call(Path("mine"), train=True), mock.call(Path("mine"), train=False)
-    assert fake.call_args_list == [download, test, train, test]  # download tries both
+    assert fake.call_args_list == [download, test, train, test]  # `download` checks both
     assert done.metrics["dataset"] == "mnist"
-    assert len(done.panels) == 2 + 1 + 1  # 2 test images, 1 mistake, the curves
+    assert len(done.panels) == 2 + 1 + 1  # the test images of a batch of 2, 1 mistake, the curves
     assert_allclose(done.panels["test image: 0"].images[0].get_array(), images[0] / 255)
     assert "predicted 5 (99.9%)\ntrue: 3" in done.panels  # never 100.0%, however sure it is
     assert done.panels["Precision and recall (axes start at 0.00)"].axis() == (0, 1.002, 0, 1.002)

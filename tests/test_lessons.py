@@ -39,12 +39,12 @@ BAD_VALUES = {  # a new flag for numbers needs an entry
 def small_run(name, *flags, **settings):
     """Run a lesson on little data; add the numbers that came out, and a sum for each start."""
     small = {"epochs": "--epochs=1", "dataset": "--dataset=digits"}
-    small["num_workers"] = "--lr=5"  # 03 has no epochs, but needs few updates at a high rate
     flags = [small[flag] for flag in small if flag in DEFAULTS[name]] + [*flags]
+    if name.startswith("03"):  # it has no epochs, but needs few updates at a high rate
+        flags.append("--lr=5")
     lesson = load_lesson(name)
-    # 07 and 09 use all digits; 08 uses only few of them, but chooses them from all
-    all_digits = {"dataset", "batch_size"} <= set(DEFAULTS[name])
-    few = few_digits(lesson, 400) if all_digits else contextlib.nullcontext()
+    uses_all_digits = name[:2] in ("07", "09")
+    few = few_digits(lesson, 400) if uses_all_digits else contextlib.nullcontext()
     with few, record_training() as trainings:
         done = run(lesson, *flags, **settings)
     done.starts = {training.start.sum().item() for training in trainings}
@@ -98,7 +98,8 @@ def test_curves_have_labelled_axes_and_their_labels_are_in_a_legend(done):
     shown = {text.get_text() for legend in legends for text in legend.get_texts()}
     for ax in done.axes:
         assert {label for label in lines(ax) if not label.startswith("_")} <= shown  # _: none
-        assert not ax.lines or ax.get_xlabel() and (ax.get_ylabel() or ax.get_title())
+        if ax.lines:
+            assert ax.get_xlabel() and (ax.get_ylabel() or ax.get_title())
 
 
 def test_the_same_seed_gives_the_same_numbers(done, empty_folder):
