@@ -166,7 +166,7 @@ def main(argv=None):
     # with a pickle in it, Python's format for objects. A pickle names functions and classes to be
     # called when it is loaded, so a hostile file can run any code. By default, torch.load accepts
     # only names on a list: tensors, Python's numbers and containers, and a few more. (To add yours:
-    # torch.serialization.add_safe_globals([Model, nn.Linear]).) Still load only what you trust.
+    # torch.serialization.add_safe_globals([Model, nn.Linear]).) Still, load only what you trust.
     HOSTILE_FILE = args.output_dir / "10_save_load_hostile.pth"
     torch.save(Hostile(), HOSTILE_FILE)
     try:
