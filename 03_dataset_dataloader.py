@@ -146,8 +146,8 @@ def main(argv=None):
     y = (dataset.y_data == 0).float()
     samples = TensorDataset(X.to(device), y.to(device))  # a ready-made Dataset of tensors
     sizes = (1, 4, 16, 32, 64, 178)
-    # At the same low rate, all need about the same number of updates (size 1 more: its gradients are
-    # noisy). The loss is the mean over a batch, so a step is about as large for any size.
+    # At the same low rate, all need about the same number of updates (size 1 more, as its gradients
+    # are noisy). The loss is the mean over a batch, so a step is about as large for any size.
     print("Updates until the loss is below 0.05 (at most 2000; medians of three seeds)")
     same = measure(samples, {n: args.lr for n in sizes}, args.seed)
     # At a rate in proportion to the size (chosen to be equal at size 10), all need about the same

@@ -197,7 +197,7 @@ def main(argv=None):
     # TensorBoard, PR Curves tab: each digit against all others. An image is classified as a 3 if
     # its probability of a 3 is at or above a threshold (while the accuracy goes by the largest of
     # ten probabilities). Precision is the fraction of these images that are 3s, recall the fraction
-    # of all 3s that are among them. A lower threshold never lowers recall, but mostly precision.
+    # of all 3s that are among them. A lower threshold never lowers recall, but usually precision.
     classes = range(10)
     for i in classes:
         labels_i = class_labels == i
