@@ -3,22 +3,18 @@
 import contextlib
 import importlib
 import io
-import itertools
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from torch.optim.optimizer import (
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
+from torch.optim import SGD
+from torch.optim import optimizer as hooks
 from torch.utils.data import DataLoader
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,72 +29,73 @@ def load_lesson(number):
 
 
 def run(lesson, *flags, save_figure=False):
-    """Run `main`; return its metrics, output, result (the line before "Figure:"), and axes.
-
-    `panels` has the axes that have a title, by title.
-    """
-    # Saving the figure takes long. Few tests need the file.
+    """Run `main`; return its metrics, output, result (the line before "Figure:"), axes, panels."""
+    plt.close("all")  # the figures of earlier runs
+    # Layout and saving take long. Few tests need the file.
     no_file = mock.patch.multiple(Figure, savefig=mock.DEFAULT, tight_layout=mock.DEFAULT)
     with contextlib.redirect_stdout(io.StringIO()) as output:
         with contextlib.nullcontext() if save_figure else no_file:
             metrics = lesson.main(flags)
     done = SimpleNamespace(metrics=metrics, output=output.getvalue(), axes=plt.gcf().axes)
-    done.panels = {ax.get_title(): ax for ax in done.axes if ax.get_title()}
+    done.panels = {ax.get_title(): ax for ax in done.axes if ax.get_title()}  # axes by title
     done.result = done.output.partition("\nFigure:")[0].splitlines()[-1]
     return done
 
 
 @contextlib.contextmanager
 def record_training():
-    """Yield a list that gets start, end, and rates for each optimizer that makes steps.
+    """Yield a list that gets an entry with start, end, and rates for each optimizer.
 
-    start and end are vectors of all trained parameters, before the first step and after the last;
-    rates are the learning rates of the steps.
+    start and end are vectors of all its parameters, rates the learning rates of its steps.
     """
-    recorded, by_optimizer = [], {}
+    trainings = []
 
     def before_step(optimizer, args, kwargs):
         (group,) = optimizer.param_groups
-        if optimizer not in by_optimizer:
-            by_optimizer[optimizer] = SimpleNamespace(start=to_vector(group["params"]), rates=[])
-            recorded.append(by_optimizer[optimizer])
-        by_optimizer[optimizer].rates.append(group["lr"])
+        if not hasattr(optimizer, "training"):
+            optimizer.training = SimpleNamespace(start=to_vector(group["params"]), rates=[])
+            trainings.append(optimizer.training)
+        optimizer.training.rates.append(group["lr"])
 
     def after_step(optimizer, args, kwargs):
-        by_optimizer[optimizer].end = to_vector(optimizer.param_groups[0]["params"])
+        optimizer.training.end = to_vector(optimizer.param_groups[0]["params"])
 
-    before = register_optimizer_step_pre_hook(before_step)
-    after = register_optimizer_step_post_hook(after_step)
-    yield recorded
-    before.remove()
-    after.remove()
+    with hooks.register_optimizer_step_pre_hook(before_step):  # for all optimizers
+        with hooks.register_optimizer_step_post_hook(after_step):
+            yield trainings
 
 
 def to_vector(parameters):
     return parameters_to_vector(parameters).detach().cpu()
 
 
-def check_training(training, network, criterion, batches, optim=torch.optim.SGD, **settings):
+def check_training(training, network, criterion, batches, optim=SGD, X=None, **settings):
     """Train `network` from the same start, at the same rates; check that it ends the same.
 
-    It sees the batches in turn, again and again. Return the loss of each step. Afterwards, the
-    network is trained, on the CPU, and in eval mode.
+    It sees all batches in each epoch. Return the loss of each step, and the outputs for X after
+    each epoch. Afterwards, `network` is trained, on the CPU, and in eval mode.
     """
-    network.to(DEVICE).train()
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    vector_to_parameters(training.start.clone().to(DEVICE), trained)  # these share its memory
-    optimizer = optim(trained, **settings)
-    losses = []
-    for rate, (inputs, labels) in zip(training.rates, itertools.cycle(batches)):
-        optimizer.param_groups[0]["lr"] = rate
-        loss = criterion(network(inputs.to(DEVICE)), labels.to(DEVICE))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    torch.testing.assert_close(to_vector(trained), training.end, rtol=1e-4, atol=1e-5)
-    network.cpu().eval()
-    return losses
+    vector_to_parameters(training.start.clone(), network.parameters())  # training changes the clone
+    network.to(DEVICE)
+    optimizer = optim(network.parameters(), **settings)
+    losses, outputs = [], []
+    n_epochs, rest = divmod(len(training.rates), len(batches))
+    assert rest == 0
+    for epoch in range(n_epochs):
+        network.train()
+        for inputs, labels in batches:
+            optimizer.param_groups[0]["lr"] = training.rates[len(losses)]
+            loss = criterion(network(inputs.to(DEVICE)), labels.to(DEVICE))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        network.eval()
+        if X is not None:
+            outputs.append(network(X.to(DEVICE)).detach().cpu())
+    end = to_vector(network.cpu().parameters())
+    torch.testing.assert_close(end, training.end, rtol=1e-4, atol=1e-5)
+    return losses, outputs
 
 
 @contextlib.contextmanager
@@ -130,13 +127,7 @@ def accuracy(outputs, labels):
 
 def lines(ax):
     """Return the points (2, N) of each line that `ax` shows, by the line's label."""
-    return {line.get_label(): np.asarray(line.get_xydata(), float).T for line in ax.lines}
-
-
-def check_result(done, name, value):
-    """Check a metric, and that the result, the line before "Figure:", has it as a percentage."""
-    assert done.metrics[name] == pytest.approx(value)
-    assert f"{value:.1%}" in done.result
+    return {line.get_label(): line.get_xydata().T for line in ax.lines}
 
 
 def refusal(lesson, *flags):

@@ -1,13 +1,12 @@
 """Lesson 01: gradient descent, and the exact solution."""
 
+import helpers
 import numpy as np
 import pytest
-import torch
-from helpers import DEVICE, lines, load_lesson, record_training, run
 from numpy.testing import assert_allclose
 from sklearn.datasets import make_regression
 
-lesson = load_lesson("01")
+lesson = helpers.load_lesson("01")
 X, y = make_regression(n_samples=100, n_features=1, noise=20, random_state=4)
 A = np.hstack([X, np.ones((100, 1))])  # A @ [weight, bias] are the predictions
 exact, *_ = np.linalg.lstsq(A, y)
@@ -30,57 +29,47 @@ def descend(start, lr, epochs):
 @pytest.fixture(scope="module")
 def done():
     """Train for 12 epochs: that is not long enough to reach the exact solution."""
-    with record_training() as trainings:
-        done = run(lesson, "--epochs=12", "--lr=0.05")
-    done.start = trainings[0].start.numpy()
+    with helpers.record_training() as trainings:
+        done = helpers.run(lesson, "--epochs=12", "--lr=0.05")
+    (training,) = trainings
+    done.start = training.start.numpy()
     done.line, _ = descend(done.start, lr=0.05, epochs=12)
     return done
 
 
 def test_by_default_training_reaches_the_least_squares_line():
-    metrics = run(lesson).metrics
+    metrics = helpers.run(lesson).metrics
     expected = {"weight": w_exact, "bias": b_exact, "loss": loss(exact), "loss_exact": loss(exact)}
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, rel=1e-3)
 
 
-def test_all_three_trainings_are_gradient_descent(done):
+def test_training_is_gradient_descent_also_by_hand_and_with_autograd(done):
     w, b = done.line
     expected = {"weight": w, "bias": b, "loss": loss(done.line)}
-    expected |= {"difference_by_hand": 0, "difference_autograd": 0}
+    expected |= {"difference_by_hand": 0, "difference_autograd": 0}  # to weight and bias
     found = {name: done.metrics[name] for name in expected}
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
-
-
-def test_training_with_autograd_is_gradient_descent(done):
-    torch.manual_seed(0)  # the default of --seed, so `start` has the lesson's initial values
-    start = torch.nn.Linear(1, 1)
-    points = torch.tensor(X, device=DEVICE), torch.tensor(y[:, None], device=DEVICE)
-    line = lesson.train_with_autograd(*points, start, lr=0.05, epochs=12)
-    assert_allclose(line, done.line, rtol=1e-4)
-
-
-def test_the_result_is_the_loss_and_that_of_the_exact_solution(done):
     assert f"update: {loss(done.line):.2f}, of the exact solution: {loss(exact):.2f}" in done.result
 
 
-@pytest.mark.parametrize("shift", [0, 3])
-def test_the_limit_of_the_learning_rate_is_2_over_the_largest_second_derivative(shift):
-    B = A + [shift, 0]  # A for X + shift
-    limit = 2 / max(np.linalg.eigvalsh(2 * B.T @ B / 100))
-    assert lesson.learning_rate_limit(X + shift) == pytest.approx(limit)
+def test_the_limit_of_the_learning_rate_is_2_over_the_largest_second_derivative():
+    B = A + [3, 0]  # for features whose mean is far from 0
+    second_derivatives = 2 * B.T @ B / 100  # the largest, in any direction, is an eigenvalue
+    limit = 2 / max(np.linalg.eigvalsh(second_derivatives))
+    assert lesson.learning_rate_limit(X + 3) == pytest.approx(limit)
 
 
 def test_the_figure_shows_the_points_and_both_lines(done):
     ax = done.panels["Linear regression"]
-    assert_allclose(lines(ax)["data"], [X[:, 0], y])
-    assert_allclose(lines(ax)["trained line"], [X[:, 0], A @ done.line], rtol=1e-3)
+    assert_allclose(helpers.lines(ax)["data"], [X[:, 0], y])
+    assert_allclose(helpers.lines(ax)["trained line"], [X[:, 0], A @ done.line], rtol=1e-3)
     (least_squares,) = (line for line in ax.lines if line.get_label() == "least-squares line")
     assert least_squares.get_slope() == pytest.approx(w_exact, rel=1e-4)
     assert least_squares.get_xy1() == pytest.approx((0, b_exact), rel=1e-4)
 
 
 def test_the_figure_shows_the_loss_of_each_epoch_at_three_learning_rates(done):
-    drawn = lines(done.panels["Training loss"])
+    drawn = helpers.lines(done.panels["Training loss"])
     for lr, epochs, label in ((0.05, 12, "0.05"), (0.01, 100, "0.01 (video)"), (1.05, 20, "1.05")):
         _, losses = descend(done.start, lr, epochs)
         assert_allclose(drawn[f"learning rate {label}"], [range(1, epochs + 1), losses], rtol=1e-3)

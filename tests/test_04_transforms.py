@@ -2,20 +2,20 @@
 
 from unittest import mock
 
+import helpers
 import numpy as np
 import pytest
 import torch
-from helpers import DEVICE, load_lesson, run
 from sklearn.datasets import load_sample_image, load_wine
 from torchvision.models import ResNet18_Weights
 from torchvision.transforms import v2
 
-lesson = load_lesson("04")
+lesson = helpers.load_lesson("04")
 X, y = load_wine(return_X_y=True)
 photo = torch.tensor(load_sample_image("china.jpg")).permute(2, 0, 1)  # (3, 427, 640)
-weights = ResNet18_Weights.DEFAULT.transforms()  # what a network for ImageNet's photos expects
+preprocess = ResNet18_Weights.DEFAULT.transforms()  # comes with weights for ImageNet's photos
 augment = [v2.RandomResizedCrop(224), v2.RandomHorizontalFlip(), v2.ColorJitter(0.2, 0.2, 0.2)]
-normalize = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(weights.mean, weights.std)]
+normalize = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(preprocess.mean, preprocess.std)]
 augmentation = v2.Compose([v2.ToImage(), *augment, *normalize])
 EXAMPLES = {  # how a title goes on after the transform's name
     "640x427\nthe photo": v2.Identity(),
@@ -33,7 +33,7 @@ EXAMPLES = {  # how a title goes on after the transform's name
 def done():
     """Run the lesson; keep its pipelines for photos, which start with ToImage."""
     with mock.patch.object(v2, "Compose", wraps=v2.Compose) as compose:
-        done = run(lesson, "--seed=2")  # with it, p=0.5 in the figure's transforms would be seen
+        done = helpers.run(lesson, "--seed=2")  # with it, a flip of p=0.5 would be seen
     pipelines = [call.args[0] for call in compose.call_args_list]
     done.evaluation, done.training = (p for p in pipelines if isinstance(p[0], v2.ToImage))
     return done
@@ -54,14 +54,16 @@ def test_the_dataset_gives_arrays_then_tensors_then_multiplied_tensors(done):
 
 
 def test_only_multiplication_in_place_changes_what_is_read_next(done):
-    assert "multiplied as a new tensor: [56.92, 56.92, 56.92]\n" in done.output  # 4 x 14.23
-    assert "0.00 with a new tensor, 853.80 in place" in done.result  # (4 x 4 x 4 - 4) x 14.23
+    first, second, third = X[0, 0] * np.array([4, 16, 64])
+    assert f" as a new tensor: [{first:.2f}, {first:.2f}, {first:.2f}]\n" in done.output
+    assert f" in place:        [{first:.2f}, {second:.2f}, {third:.2f}]\n" in done.output
+    assert f"0.00 with a new tensor, {third - first:.2f} in place" in done.result
     assert done.metrics["repeat_difference"] == 0
 
 
-def test_the_pipelines_to_copy_are_those_for_pretrained_weights(done):
+def test_the_pipelines_are_those_for_pretrained_weights(done):
     image = v2.Compose(done.evaluation)(photo)
-    assert np.allclose(image, weights(photo), atol=0.02)  # rounding: 1/255, divided by std 0.224
+    assert np.allclose(image, preprocess(photo), atol=0.02)  # rounding: 1/255, divided by std 0.224
     values = f"from {image.min():.4g} to {image.max():.4g}"
     assert f"\nNormalize  (3, 224, 224), torch.float32, {values}\n" in done.output
     assert str(done.training) == str(augmentation.transforms)  # the text has all settings
@@ -75,6 +77,6 @@ def test_the_seed_decides_how_the_photo_is_augmented_and_drawn(done):
     assert len(done.axes) == len(EXAMPLES) == done.metrics["n_transforms"] + 1  # 1: Identity
     for title, transform in EXAMPLES.items():
         ax = done.panels[f"{type(transform).__name__}, {title}"]
-        image = transform(photo.to(DEVICE)).permute(1, 2, 0)
+        image = transform(photo.to(helpers.DEVICE)).permute(1, 2, 0)
         assert np.array_equal(ax.images[0].get_array(), image.cpu())
-        assert (ax.get_xlim(), ax.get_ylim()) == ((-0.5, 639.5), (426.5, -0.5))  # crops, too
+        assert (ax.get_xlim(), ax.get_ylim()) == ((-0.5, 639.5), (426.5, -0.5))  # also for crops

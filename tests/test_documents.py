@@ -4,12 +4,11 @@ import re
 import shlex
 
 import pytest
-import update
-import variants
+import update  # docs/update.py
+import variants  # docs/variants.py
 from helpers import LESSONS, ROOT, load_lesson
 
 README, ANSWERS = "README.md", "docs/answers.md"
-DOCUMENTS = [README, ANSWERS, "docs/CONTRIBUTING.md"]
 SECTIONS = ["You will learn", "Run", "Changes from the video", "Try it", "Video"]
 each_lesson = pytest.mark.parametrize("name", LESSONS)
 
@@ -20,21 +19,20 @@ def read(file):
 
 def check_commands(text):
     """Parse each command that runs a file of this repository."""
+    # A command ends at a comment, the end of a quotation or line, or ; & (
     commands = re.findall(r"(?:python|%run) ([\w/]+\.py[^\n`;&(#]*)", text)
+    assert commands
     for file, *arguments in map(shlex.split, commands):
         # docs/variants.py uses the parser of docs/update.py, too
         module = update if file.startswith("docs/") else load_lesson(file.removesuffix(".py"))
         assert (ROOT / file).exists()
         module.parse_args(arguments)
-    assert commands
 
 
-@pytest.mark.parametrize("file", DOCUMENTS)
+@pytest.mark.parametrize("file", [README, ANSWERS, "docs/CONTRIBUTING.md"])
 def test_commands_links_and_images_are_right(file):
     check_commands(read(file))
-    links = re.findall(r"\[([^]]*)\]\(([^)#]+)\)", read(file))
-    assert links or file == "docs/CONTRIBUTING.md"
-    for text, link in links:
+    for text, link in re.findall(r"\[([^]]*)\]\(([^)#]+)\)", read(file)):
         assert text, f"{link} has no alt text"
         assert link.startswith("https://") or ((ROOT / file).parent / link).exists(), link
 
@@ -48,13 +46,17 @@ def test_the_docstring_has_all_sections_in_40_lines_and_commands_that_work(name)
 
 
 @each_lesson
-def test_the_lesson_has_a_test_file_and_a_figure_in_readme(name):
+def test_the_lesson_has_tests_a_figure_in_readme_and_an_answer_to_each_question(name):
     assert (ROOT / "tests" / f"test_{name}.py").exists()
     assert f"](docs/images/{name}.png)" in read(README)
+    questions = load_lesson(name).__doc__.partition("\nTry it")[2].partition("\nVideo")[0]
+    answers = read(ANSWERS).partition(f"\n## {name[:2]} ")[2].partition("\n## ")[0]
+    assert answers.count("\n- ") == questions.count("\n    - ") > 0
 
 
 @each_lesson
 def test_the_lesson_and_its_row_in_readme_give_the_same_time_in_the_video(name):
+    # ...](NAME.py) | [1:27:14](LINK&t=5234s)
     row = rf"\({name}\.py\) \| \[(?P<time>[\d:]+)\]\((?P<link>\S+&t=(?P<total>\d+)s)\)"
     found = re.search(row, read(README))
     hours, minutes, seconds = map(int, found["time"].split(":"))
@@ -62,19 +64,12 @@ def test_the_lesson_and_its_row_in_readme_give_the_same_time_in_the_video(name):
     assert f"{found['link']} (about {found['time']})" in load_lesson(name).__doc__
 
 
-@each_lesson
-def test_each_question_has_an_answer(name):
-    questions = load_lesson(name).__doc__.partition("\nTry it")[2].partition("\nVideo")[0]
-    answers = read(ANSWERS).partition(f"\n## {name[:2]} ")[2].partition("\n## ")[0]
-    assert answers.count("\n- ") == questions.count("\n    - ") > 0
-
-
 @pytest.mark.parametrize("number", variants.VARIANTS)
 def test_the_variants_of_a_lesson_can_be_made(number):
     lesson = load_lesson(number)
-    assert variants.VARIANTS[number]
     for flags, changes, n_seeds in variants.VARIANTS[number]:
-        compile(variants.edit(read(f"{lesson.__name__}.py"), changes), number, "exec")
+        source = variants.edit(read(f"{lesson.__name__}.py"), changes)  # fails if it does not fit
+        compile(source, number, "exec")
         lesson.parse_args(flags.split())
 
 
@@ -83,10 +78,10 @@ def test_results_are_averaged_over_seeds():
     assert update.average(results) == "Accuracy: 91.0 ± 1.4%, without 1.5%"
 
 
-def test_readmes_rows_and_times_are_replaced_and_nothing_else():
-    old = update.replace_row(read(README), "05", "digits | 1.0 ± 0.1%")  # there may be none yet
+def test_readmes_row_and_time_are_replaced_and_nothing_else():
+    old = read(README)
     new = update.replace_time(update.replace_row(old, "05", "digits | 2.0%"), "05", "3 days")
     pairs = zip(old.splitlines(), new.splitlines(), strict=True)
-    result, (old_row, new_row) = sorted(pair for pair in pairs if pair[0] != pair[1])
-    assert result == ("| 05 | digits | 1.0 ± 0.1% |", "| 05 | digits | 2.0% |")
-    assert old_row.startswith("| [05_") and new_row == f"{old_row.rpartition(' | ')[0]} | 3 days |"
+    (lesson, new_lesson), (result, new_result) = (pair for pair in pairs if pair[0] != pair[1])
+    assert new_lesson == f"{lesson.rpartition(' | ')[0]} | 3 days |"  # the last cell is the time
+    assert result.startswith("| 05 |") and new_result == "| 05 | digits | 2.0% |"
