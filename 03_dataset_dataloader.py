@@ -146,13 +146,13 @@ def main(argv=None):
     y = (dataset.y_data == 0).float()
     samples = TensorDataset(X.to(device), y.to(device))  # a ready-made Dataset of tensors
     sizes = (1, 4, 16, 32, 64, 178)
-    # At the same low rate, all need about the same number of updates (size 1 more, as its gradients
-    # are noisy). The loss is the mean over a batch, so a step is about as large for any size.
+    # At the same low rate, all need about the same number of updates: the loss is the mean over a
+    # batch, so a step is about as large for any size. (Size 1: single samples differ more.)
     print("Updates until the loss is below 0.05 (at most 2000; medians of three seeds)")
     same = measure(samples, {n: args.lr for n in sizes}, args.seed)
-    # At a rate in proportion to the size (chosen to be equal at size 10), all need about the same
-    # number of epochs. So large batches save time if they allow rates that are too high for small
-    # ones, as here (see `--lr 5`), and on ImageNet up to size 8,192 (Goyal et al., 2017).
+    # At a rate in proportion to the size (equal at size 10), all need about the same number of
+    # epochs. So large batches need far fewer updates, and these take longer, but not in proportion:
+    # time is saved if rates are possible that are too high for small batches (see `--lr 5`).
     print("With a learning rate in proportion to the batch size")
     scaled = measure(samples, {n: args.lr / 10 * n for n in sizes}, args.seed)
 

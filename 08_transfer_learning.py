@@ -69,7 +69,7 @@ batch_size = {"train": 4, "val": 50}  # video: 4 for both; in validation, more i
 
 # ToDtype with scale: 0..255 -> 0..1. Training photos are cropped and flipped at random, to reduce
 # overfitting; validation photos are not, so that results are comparable. Pretrained weights come
-# with their preprocessing, weights.transforms(): this is that of "val".
+# with their preprocessing, weights.transforms(), which does the same as "val".
 mean = np.array([0.485, 0.456, 0.406])  # of the red, green, and blue values of ImageNet's photos
 std = np.array([0.229, 0.224, 0.225])
 to_tensor = v2.Compose(
@@ -107,7 +107,7 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs=
         for phase in ["train", "val"]:
             if phase == "train":
                 model.train()
-                keep_frozen_batch_norm(model)  # has an effect in 2) only: see there
+                keep_frozen_batch_norm(model)  # has an effect in 2) only: layers are frozen
             else:
                 model.eval()
 
@@ -138,7 +138,7 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs=
 
             # Acc may be lower for train than for val, as the weights still improve in the epoch,
             # and photos are cropped at random. It is lower for val if the network overfits, or, at
-            # first, as batch norm's averages lag behind (not in 2, see keep_frozen_batch_norm).
+            # first, as batch norm's averages, used for val, move only a tenth of the way per batch.
             epoch_loss = running_loss / len(dataloaders[phase].dataset)
             epoch_acc = running_corrects / len(dataloaders[phase].dataset)
             result = f"Loss: {epoch_loss:.4f} Acc: {epoch_acc:.4f}"
@@ -268,8 +268,8 @@ def keep_frozen_batch_norm(model):
     Batch norm brings each channel to zero mean and unit standard deviation, then applies a learned
     weight and bias. In train mode, it takes mean and variance from the batch, and updates running
     averages of both, which it uses in eval mode. They are not parameters, so requires_grad=False
-    does not freeze them. (On digits, that gains nothing beyond the spread: the frozen network has
-    90.2 ± 2.6% with it, 89.7 ± 3.3% without, over five seeds. But frozen should mean frozen.)
+    does not freeze them. (On digits, freezing them gains nothing beyond the spread: 90.2 ± 2.6%
+    with it, 89.7 ± 3.3% without, over five seeds. But a frozen network should stay as it is.)
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:

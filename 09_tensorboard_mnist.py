@@ -169,7 +169,7 @@ def main(argv=None):
                 writer.add_scalar("accuracy", running_accuracy, step)
                 running_loss = 0.0
                 running_correct = 0
-        test_loss = log_epoch(writer, test_writer, model, test_dataset, step)
+        test_loss = log_epoch(writer, test_writer, model, test_dataset, step)  # and histograms
 
     # 4) Test
     class_labels = []
@@ -194,10 +194,10 @@ def main(argv=None):
         acc = n_correct / n_samples
         print(f"Accuracy of the network: {acc:.1%}")
 
-    # TensorBoard, PR Curves tab: each digit against all others. An image is classified as a 3 if
-    # its probability of a 3 is at or above a threshold (while the accuracy goes by the largest of
-    # ten probabilities). Precision is the fraction of these images that are 3s, recall the fraction
-    # of all 3s that are among them. A lower threshold never lowers recall, but usually precision.
+    # TensorBoard, PR Curves tab: each digit against all others. At a threshold, an image counts as
+    # a 3 if its probability of a 3 is at least that high. Precision is the fraction of the images
+    # counted as 3s that are 3s, recall the fraction of all 3s that are counted. Each point of the
+    # curve is a threshold. At a lower one, recall never falls, but precision usually does.
     classes = range(10)
     for i in classes:
         labels_i = class_labels == i
@@ -206,7 +206,7 @@ def main(argv=None):
     writer.close()
 
     # Beyond the video: what to look for in the tabs of TensorBoard
-    #     Images      images that are all black, without grays (not scaled to 0..1), or upside down
+    #     Images      images that are all black, upside down, or without grays (not scaled to 0..1)
     #     Graphs      missing layers (double-click NeuralNet to see them)
     #     Scalars     a test loss that rises while the training loss falls: overfitting. Set
     #                 Smoothing to 0. (At first, test may be better: a point of train is a mean of
@@ -216,7 +216,7 @@ def main(argv=None):
     #     PR Curves   a curve that stays away from the top right corner: zoom in there
 
     # Beyond the video: the average precision of each digit, which is the area under its curve. It
-    # is 1 if every image of a 3, say, gets a higher probability of a 3 than every other image. The
+    # is 1 if every 3, say, gets a higher probability of a 3 than any image of another digit. The
     # figure shows the lowest, and the mistakes of which the network was most confident.
     average_precisions = draw(test_dataset, class_labels.cpu(), class_preds.cpu(), args)
     for i in classes:
