@@ -57,9 +57,9 @@ def test_num_workers_is_for_the_first_loader():
 def test_training_is_sgd_on_full_batches_in_random_order():
     with helpers.record_training() as trainings:
         n_updates, _ = lesson.train(samples, batch_size=32, lr=0.7, seed=3)
-    assert trainings[0].rates == n_updates * [0.7]
-    torch.manual_seed(3)
-    network = nn.Linear(13, 1)  # first its weights are drawn, then the orders of the samples
+    torch.manual_seed(3)  # the weights are drawn first, then the orders of the samples
+    network = nn.Linear(13, 1)
+    assert torch.equal(trainings[0].start, helpers.to_vector(network.parameters()))
     loader = DataLoader(TensorDataset(X, is_0), 32, shuffle=True, drop_last=True)
     batches = [batch for epoch in range(n_updates) for batch in loader]  # more than needed
     helpers.check_training(trainings[0], network, nn.BCEWithLogitsLoss(), batches[:n_updates])

@@ -1,5 +1,6 @@
 """Lesson 07: two networks, what they are trained on, and how often they are right."""
 
+from pathlib import Path
 from unittest import mock
 
 import helpers
@@ -22,6 +23,7 @@ X_train, X_test, y_train, y_test = train_test_split(X, y, random_state=0)  # 80 
 
 
 def fake_cifar10(root, train=True, transform=np.array):  # `download` passes no transform
+    assert root == Path("mine")
     images, labels = (X_train, y_train) if train else (X_test, y_test)
     arrays = images.permute(0, 2, 3, 1).numpy()  # (N, 32, 32, 3)
     return [(transform(array), label) for array, label in zip(arrays, labels.tolist())]
@@ -51,9 +53,10 @@ def done():
     no_flips = mock.patch("torch.rand", side_effect=AssertionError("digits must not be flipped"))
     with helpers.batches_in_order(lesson) as loaders, helpers.record_training() as trainings:
         with helpers.few_digits(lesson, 107), no_flips:
-            digits = helpers.run(lesson, "--dataset=digits", "--epochs=1")
+            digits = helpers.run(lesson, "--dataset=digits", "--epochs=1", "--output-dir=digits")
         with cifar10, first_half:
-            done = helpers.run(lesson, "--epochs=5", "--lr=0.02", "--batch-size=20", "--seed=7")
+            flags = ["--epochs=5", "--lr=0.02", "--batch-size=20", "--seed=7", "--data-dir=mine"]
+            done = helpers.run(lesson, *flags)
     digits.train_loader, digits.test_loader, done.train_loader, done.test_loader = loaders
     _, _, done.training, done.training4 = trainings
     done.digits = digits
@@ -72,7 +75,7 @@ def done():
 
 
 def test_images_become_tensors_from_minus_1_to_1_with_their_labels(done):
-    # Two gray levels: the lesson rounds digits before it resizes them
+    # Digits may be two gray levels off, as the lesson rounds them before it resizes them
     for run, atol in ((done, 1e-6), (done.digits, 2 / 127.5)):
         images, labels = zip(*run.train_loader, *run.test_loader)
         assert_allclose(torch.cat(images), torch.cat([X_train, X_test]) / 127.5 - 1, atol=atol)
@@ -80,7 +83,7 @@ def test_images_become_tensors_from_minus_1_to_1_with_their_labels(done):
         assert (run.train_loader.shuffle, run.test_loader.shuffle) == (True, False)
 
 
-def test_by_default_it_trains_as_readme_reports():
+def test_the_numbers_in_readme_were_made_with_these_defaults():
     args = lesson.parse_args([])
     assert (args.epochs, args.batch_size, args.lr) == (7, 64, 0.01)
 

@@ -65,7 +65,7 @@ def done():
     return done
 
 
-def test_by_default_it_trains_as_readme_reports():
+def test_the_numbers_in_readme_were_made_with_these_defaults():
     args = lesson.parse_args([])
     assert (lesson.hidden_size, args.epochs, args.batch_size, args.lr) == (500, 4, 100, 0.001)
 

@@ -82,6 +82,7 @@ def test_readmes_row_and_time_are_replaced_and_nothing_else():
     old = read(README)
     new = update.replace_time(update.replace_row(old, "05", "digits | 2.0%"), "05", "3 days")
     pairs = zip(old.splitlines(), new.splitlines(), strict=True)
-    (lesson, new_lesson), (result, new_result) = (pair for pair in pairs if pair[0] != pair[1])
-    assert new_lesson == f"{lesson.rpartition(' | ')[0]} | 3 days |"  # the last cell is the time
+    # A row of the table of lessons, whose last cell is the time, and one of the table of results
+    (timed, new_timed), (result, new_result) = (pair for pair in pairs if pair[0] != pair[1])
+    assert new_timed == f"{timed.rpartition(' | ')[0]} | 3 days |"
     assert result.startswith("| 05 |") and new_result == "| 05 | digits | 2.0% |"
