@@ -131,7 +131,7 @@ def main(argv=None):
     print("FakeData:", inputs.shape, targets.shape)
 
     # Beyond the video: 178 is not a multiple of 4, so the last batch is short. Code that assumes
-    # full batches fails there. With drop_last=True, the loader leaves it out.
+    # full batches may fail there. With drop_last=True, the loader leaves it out.
     last_batch = total_samples % 4
     print(f"The last batch has {last_batch} samples")
 
@@ -147,12 +147,12 @@ def main(argv=None):
     samples = TensorDataset(X.to(device), y.to(device))  # a ready-made Dataset of tensors
     sizes = (1, 4, 16, 32, 64, 178)
     # At the same low rate, all need about the same number of updates: the loss is the mean over a
-    # batch, so a step is about as large for any size. (Size 1: single samples differ more.)
+    # batch, so its gradient is on average the same for any size. (That of size 1 varies most.)
     print("Updates until the loss is below 0.05 (at most 2000; medians of three seeds)")
     same = measure(samples, {n: args.lr for n in sizes}, args.seed)
-    # At a rate in proportion to the size (equal at size 10), all need about the same number of
-    # epochs. So large batches need far fewer updates, and these take longer, but not in proportion:
-    # time is saved if rates are possible that are too high for small batches (see `--lr 5`).
+    # At a rate in proportion to the size, all need about the same number of epochs while rates are
+    # low (here, up to size 32): large batches need far fewer updates. An update takes longer, but
+    # not in proportion. So time is saved, at rates too high for single samples (see `--lr 5`).
     print("With a learning rate in proportion to the batch size")
     scaled = measure(samples, {n: args.lr / 10 * n for n in sizes}, args.seed)
 

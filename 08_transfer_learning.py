@@ -69,7 +69,7 @@ batch_size = {"train": 4, "val": 50}  # video: 4 for both; in validation, more i
 
 # ToDtype with scale: 0..255 -> 0..1. Training photos are cropped and flipped at random, to reduce
 # overfitting; validation photos are not, so that results are comparable. Pretrained weights come
-# with their preprocessing, weights.transforms(), which does the same as "val".
+# with their preprocessing, weights.transforms(), here the same as "val".
 mean = np.array([0.485, 0.456, 0.406])  # of the red, green, and blue values of ImageNet's photos
 std = np.array([0.229, 0.224, 0.225])
 to_tensor = v2.Compose(
@@ -107,7 +107,7 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs=
         for phase in ["train", "val"]:
             if phase == "train":
                 model.train()
-                keep_frozen_batch_norm(model)  # has an effect in 2) only: layers are frozen
+                keep_frozen_batch_norm(model)  # acts in 2) only, where layers are frozen
             else:
                 model.eval()
 
@@ -137,8 +137,8 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs=
                 scheduler.step()  # once per epoch
 
             # Acc may be lower for train than for val, as the weights still improve in the epoch,
-            # and photos are cropped at random. It is lower for val if the network overfits, or, at
-            # first, as batch norm's averages, used for val, move only a tenth of the way per batch.
+            # and photos are cropped at random. It may be lower for val if the network overfits, or
+            # as batch norm's averages, used for val, follow the training slowly (not in 2: frozen).
             epoch_loss = running_loss / len(dataloaders[phase].dataset)
             epoch_acc = running_corrects / len(dataloaders[phase].dataset)
             result = f"Loss: {epoch_loss:.4f} Acc: {epoch_acc:.4f}"
@@ -192,8 +192,8 @@ def main(argv=None):
     imshow(out, title=f"A training batch: {[class_names[x] for x in classes]}")
 
     # 1) Finetuning the convnet: a pretrained model gets a new last layer; all layers are trained.
-    # ResNet-18 has 17 convolutions (and three in shortcuts, which pass some of them by), then a
-    # linear layer, `fc`. print(model) shows the names of all layers; in other networks, the last
+    # ResNet-18 has 17 convolutions (and three in shortcuts, which bypass some of them), then a
+    # linear layer, `fc`. print(model) shows the names of all layers; in some networks, the last
     # one is `classifier`, `classifier[-1]`, or `head`.
     if data_name == "hymenoptera":
         pretrained = models.resnet18(weights=models.ResNet18_Weights.DEFAULT)
@@ -268,7 +268,7 @@ def keep_frozen_batch_norm(model):
     Batch norm brings each channel to zero mean and unit standard deviation, then applies a learned
     weight and bias. In train mode, it takes mean and variance from the batch, and updates running
     averages of both, which it uses in eval mode. They are not parameters, so requires_grad=False
-    does not freeze them. (On digits, freezing them gains nothing beyond the spread: 90.2 ± 2.6%
+    does not freeze them. (On digits, eval mode gains nothing beyond the spread: 90.2 ± 2.6%
     with it, 89.7 ± 3.3% without, over five seeds. But a frozen network should stay as it is.)
     """
     for module in model.modules():

@@ -169,7 +169,7 @@ def main(argv=None):
                 writer.add_scalar("accuracy", running_accuracy, step)
                 running_loss = 0.0
                 running_correct = 0
-        test_loss = log_epoch(writer, test_writer, model, test_dataset, step)  # and histograms
+        test_loss = log_epoch(writer, test_writer, model, test_dataset, step)  # logs histograms
 
     # 4) Test
     class_labels = []
@@ -196,8 +196,8 @@ def main(argv=None):
 
     # TensorBoard, PR Curves tab: each digit against all others. At a threshold, an image counts as
     # a 3 if its probability of a 3 is at least that high. Precision is the fraction of the images
-    # counted as 3s that are 3s, recall the fraction of all 3s that are counted. Each point of the
-    # curve is a threshold. At a lower one, recall never falls, but precision usually does.
+    # counted as 3s that are 3s, recall the fraction of all 3s that are counted. Each threshold
+    # gives a point of the curve. At a lower one, recall never falls, but precision may.
     classes = range(10)
     for i in classes:
         labels_i = class_labels == i
@@ -210,7 +210,7 @@ def main(argv=None):
     #     Graphs      missing layers (double-click NeuralNet to see them)
     #     Scalars     a test loss that rises while the training loss falls: overfitting. Set
     #                 Smoothing to 0. (At first, test may be better: a point of train is a mean of
-    #                 100 steps, in which the weights improved.)
+    #                 many steps, in which the weights improved.)
     #     Histograms  weights that spread ever faster, or a layer that never changes. (Weights of
     #                 pixels that are black in all training images do not change.)
     #     PR Curves   a curve that stays away from the top right corner: zoom in there

@@ -148,11 +148,11 @@ def main(argv=None):
         model.load_state_dict(torch.load(FILE))
         model.to("cuda")  # loading did not move the model; its inputs must be there, too
 
-        # 3) Save on CPU, load on GPU
+        # 3) Save on CPU, load on GPU (map_location is optional here)
         model.to("cpu")
         torch.save(model.state_dict(), FILE)
         model = Model(n_input_features=6)
-        model.load_state_dict(torch.load(FILE, map_location="cuda:0"))  # optional here
+        model.load_state_dict(torch.load(FILE, map_location="cuda:0"))
         model.to("cuda")
 
     # Beyond the video: all three approaches bring back equal models
@@ -181,9 +181,9 @@ def main(argv=None):
     # Beyond the video: what a checkpoint needs. Training that is saved after half of the epochs,
     # loaded into new objects, and resumed ends where uninterrupted training ends, bit for bit (on
     # the CPU of one machine, with the same PyTorch version and number of threads). If one part is
-    # left out, it ends elsewhere. Without optim_state, Adam's averages and the halved learning rate
-    # are lost: the next loss is higher. Without scheduler_state, the rate is halved again too late.
-    # Without rng_state, shuffling and dropout differ: that is neither better nor worse.
+    # left out, it may end elsewhere. Without optim_state, Adam's averages and the halved learning
+    # rate are lost: the next loss is higher. Without scheduler_state, its epochs count from 0, so
+    # here the rate is halved too late. Without rng_state, losses are higher or lower by chance.
     TRAINING_FILE = args.output_dir / "10_save_load_training.pth"
     torch.manual_seed(args.seed)
     training = Training(args.lr)
@@ -199,9 +199,9 @@ def main(argv=None):
         differences[left_out], losses[left_out] = difference, resumed.losses[args.epochs // 2 :]
 
     # Beyond the video: what eval() changes (in class Model, nothing). In train mode, dropout sets
-    # random values to 0, and batch norm scales its inputs by mean and variance of the batch: the
-    # result for an image depends on the rest of its batch, most of all in small ones (BatchNorm1d
-    # refuses one image). In eval mode, dropout does nothing, and batch norm uses averages of
+    # random values to 0, and batch norm normalizes by mean and variance of the batch: the result
+    # for an image depends on the rest of its batch, most of all in small ones (BatchNorm1d refuses
+    # one image). In eval mode, dropout does nothing, and batch norm uses averages of
     # training batches. (A difference of one point may be chance: that is 4 or 5 of 450 images.)
     batch_sizes = (2, 4, 8, 16, 450)
     accuracies = {
@@ -290,7 +290,7 @@ class Training:
     def load_state_dict(self, checkpoint):
         """Restore what state_dict returned. The model must be on its device before this."""
         self.model.load_state_dict(checkpoint["model_state"])
-        self.optimizer.load_state_dict(checkpoint["optim_state"])  # to the model's device
+        self.optimizer.load_state_dict(checkpoint["optim_state"])  # moves averages there
         self.scheduler.load_state_dict(checkpoint["scheduler_state"])
         self.losses = list(checkpoint["losses"])
         rng_state, *cuda_rng_states = checkpoint["rng_state"]
@@ -306,8 +306,8 @@ class Training:
 
 
 def resume_without(left_out, file, args):
-    """Resume from `file`, but with the part `left_out` (or None) as in a new one; return it."""
-    torch.manual_seed(args.seed + 1)  # another state, as in a new process
+    """Resume from `file`, but with `left_out` (unless None) as in a new Training; return that."""
+    torch.manual_seed(args.seed + 1)  # other numbers, as in a new process
     training = Training(args.lr)
     checkpoint = torch.load(file, map_location="cpu")
     if left_out:
