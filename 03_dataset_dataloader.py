@@ -150,9 +150,9 @@ def main(argv=None):
     # batch, so its gradient is on average the same for any size. (That of size 1 varies most.)
     print("Updates until the loss is below 0.05 (at most 2000; medians of three seeds)")
     same = measure(samples, {n: args.lr for n in sizes}, args.seed)
-    # At a rate in proportion to the size, all need about the same number of epochs while rates are
-    # low (here, up to size 32): large batches need far fewer updates. An update takes longer, but
-    # not in proportion. So time is saved, at rates too high for single samples (see `--lr 5`).
+    # At a rate in proportion to the size (equal at size 10), steps grow with it: all need about the
+    # same number of epochs while rates are low (here, up to size 32). So large batches need far
+    # fewer updates, and less time, until the rate gets too high (for size 1, see `--lr 5`).
     print("With a learning rate in proportion to the batch size")
     scaled = measure(samples, {n: args.lr / 10 * n for n in sizes}, args.seed)
 

@@ -182,8 +182,8 @@ def main(argv=None):
     # loaded into new objects, and resumed ends where uninterrupted training ends, bit for bit (on
     # the CPU of one machine, with the same PyTorch version and number of threads). If one part is
     # left out, it may end elsewhere. Without optim_state, Adam's averages and the halved learning
-    # rate are lost: the next loss is higher. Without scheduler_state, its epochs count from 0, so
-    # here the rate is halved too late. Without rng_state, losses are higher or lower by chance.
+    # rate are lost: the next loss is higher. Without scheduler_state, epochs count from 0: the rate
+    # is halved after epoch 9, not 8. Without rng_state, losses are higher or lower by chance.
     TRAINING_FILE = args.output_dir / "10_save_load_training.pth"
     torch.manual_seed(args.seed)
     training = Training(args.lr)
@@ -204,7 +204,7 @@ def main(argv=None):
     # one image). In eval mode, dropout does nothing, and batch norm uses averages of
     # training batches. (A difference of one point may be chance: that is 4 or 5 of 450 images.)
     batch_sizes = (2, 4, 8, 16, 450)
-    accuracies = {
+    accuracies = {  # of the model, by batch size, with some of its layers in train mode
         "with eval()": test(training.model, batch_sizes),
         "without eval()": test(training.model, batch_sizes, (nn.BatchNorm1d, nn.Dropout)),
         "batch norm in train mode": test(training.model, batch_sizes, (nn.BatchNorm1d,)),
@@ -290,7 +290,7 @@ class Training:
     def load_state_dict(self, checkpoint):
         """Restore what state_dict returned. The model must be on its device before this."""
         self.model.load_state_dict(checkpoint["model_state"])
-        self.optimizer.load_state_dict(checkpoint["optim_state"])  # moves averages there
+        self.optimizer.load_state_dict(checkpoint["optim_state"])  # on the model's device
         self.scheduler.load_state_dict(checkpoint["scheduler_state"])
         self.losses = list(checkpoint["losses"])
         rng_state, *cuda_rng_states = checkpoint["rng_state"]
@@ -309,7 +309,7 @@ def resume_without(left_out, file, args):
     """Resume from `file`, but with `left_out` (unless None) as in a new Training; return that."""
     torch.manual_seed(args.seed + 1)  # other numbers, as in a new process
     training = Training(args.lr)
-    checkpoint = torch.load(file, map_location="cpu")
+    checkpoint = torch.load(file, map_location="cpu")  # where rng_state must be
     if left_out:
         checkpoint[left_out] = training.state_dict()[left_out]
     training.load_state_dict(checkpoint)

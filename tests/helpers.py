@@ -72,30 +72,29 @@ def to_vector(parameters):
 def check_training(training, network, criterion, batches, optim=SGD, X=None, **settings):
     """Train `network` from the same start, at the same rates; check that it ends the same.
 
-    It sees all batches in each epoch. Return the loss of each step, and the outputs for X after
-    each epoch. Afterwards, `network` is trained, on the CPU, and in eval mode.
+    It sees all batches in each epoch. `training` gets the loss of each step, and the outputs for X
+    after each epoch. Afterwards, `network` is trained, on the CPU, and in eval mode.
     """
     vector_to_parameters(training.start.clone(), network.parameters())  # training changes the clone
     network.to(DEVICE)
     optimizer = optim(network.parameters(), **settings)
-    losses, outputs = [], []
+    training.losses, training.outputs = [], []
     n_epochs, rest = divmod(len(training.rates), len(batches))
     assert rest == 0
     for epoch in range(n_epochs):
         network.train()
         for inputs, labels in batches:
-            optimizer.param_groups[0]["lr"] = training.rates[len(losses)]
+            optimizer.param_groups[0]["lr"] = training.rates[len(training.losses)]
             loss = criterion(network(inputs.to(DEVICE)), labels.to(DEVICE))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(loss.item())
+            training.losses.append(loss.item())
         network.eval()
         if X is not None:
-            outputs.append(network(X.to(DEVICE)).detach().cpu())
+            training.outputs.append(network(X.to(DEVICE)).detach().cpu())
     end = to_vector(network.cpu().parameters())
     torch.testing.assert_close(end, training.end, rtol=1e-4, atol=1e-5)
-    return losses, outputs
 
 
 @contextlib.contextmanager

@@ -46,7 +46,7 @@ def test_by_default_training_reaches_the_least_squares_line():
 def test_training_is_gradient_descent_also_by_hand_and_with_autograd(done):
     w, b = done.line
     expected = {"weight": w, "bias": b, "loss": loss(done.line)}
-    expected |= {"difference_by_hand": 0, "difference_autograd": 0}  # to weight and bias
+    expected |= {"difference_by_hand": 0, "difference_autograd": 0}  # from the model's
     found = {name: done.metrics[name] for name in expected}
     assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
     assert f"update: {loss(done.line):.2f}, of the exact solution: {loss(exact):.2f}" in done.result

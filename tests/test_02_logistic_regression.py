@@ -57,7 +57,7 @@ def test_by_default_it_is_accurate_and_a_50th_of_the_rate_overfits_50_times_as_l
     assert metrics["least_test_loss_slow"] == pytest.approx(metrics["least_test_loss"], rel=0.01)
 
 
-def test_training_is_gradient_descent_and_the_result_its_accuracy_and_that_of_scikit_learn(done):
+def test_training_is_gradient_descent_and_both_accuracies_are_the_result(done):
     assert done.metrics["loss"] == pytest.approx(done.losses[-1], rel=1e-4)
     accuracy = np.mean((done.probabilities > 0.5) == y_test)
     assert done.metrics["accuracy"] == pytest.approx(accuracy)

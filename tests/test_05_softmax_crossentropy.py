@@ -26,18 +26,14 @@ sigmoid of 2:       tensor(0.8808)
 softmax of 2 and 0: tensor([0.8808, 0.1192])"""
 
 
-def train_alike(training, labels, criterion, lr, n_outputs, *last):
-    """Check a training of 200 epochs; add its losses, and the outputs for X_test at the end."""
+def train_alike(training, labels, criterion, *last_layers, lr, n_outputs=10):
+    """Check a training of 200 epochs."""
     assert training.rates == 200 * [lr]
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, n_outputs), *last)
+    layers = nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, n_outputs)
+    network = nn.Sequential(*layers, *last_layers)
     assert torch.equal(training.start, helpers.to_vector(network.parameters()))
-    batches = [(X_train, labels)]  # one, of all samples
-    training.losses, outputs = helpers.check_training(
-        training, network, criterion, batches, X=X_test
-    )
-    training.outputs = outputs[-1]
-    return training
+    helpers.check_training(training, network, criterion, [(X_train, labels)], X=X_test)
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +41,12 @@ def done():
     """Run the lesson; check its trainings: one finds 3s, and three name the digit."""
     with helpers.record_training() as trainings:
         done = helpers.run(lesson)
-    binary, logits, double, fast = trainings
-    is_3 = (y_train == 3).float()[:, None]
-    criterion = nn.CrossEntropyLoss()
-    done.binary = train_alike(binary, is_3, nn.BCEWithLogitsLoss(), 0.5, 1)
-    done.logits = train_alike(logits, y_train, criterion, 0.5, 10)
-    done.double = train_alike(double, y_train, criterion, 0.5, 10, nn.Softmax(dim=1))
-    done.fast = train_alike(fast, y_train, criterion, 5, 10, nn.Softmax(dim=1))
+    done.binary, done.logits, done.double, done.fast = trainings
+    is_3, criterion = (y_train == 3).float()[:, None], nn.CrossEntropyLoss()
+    train_alike(done.binary, is_3, nn.BCEWithLogitsLoss(), lr=0.5, n_outputs=1)
+    train_alike(done.logits, y_train, criterion, lr=0.5)
+    train_alike(done.double, y_train, criterion, nn.Softmax(dim=1), lr=0.5)
+    train_alike(done.fast, y_train, criterion, nn.Softmax(dim=1), lr=5)
     return done
 
 
@@ -62,23 +57,23 @@ def test_the_numbers_of_the_video_are_printed_and_those_by_hand_and_from_torch_a
 
 
 def test_a_logit_above_0_means_that_it_is_a_3(done):
-    correct = (done.binary.outputs[:, 0] > 0) == (y_test == 3)
+    correct = (done.binary.outputs[-1][:, 0] > 0) == (y_test == 3)
     assert done.metrics["accuracy_binary"] == pytest.approx(correct.double().mean().item())
     assert f"\nIs it a 3? Accuracy {done.metrics['accuracy_binary']:.1%} (" in done.output
 
 
 def test_accuracies_losses_and_highest_probabilities_are_those_of_the_networks(done):
     ax = done.panels["Training on digits"]
-    for label, metric, network in (
+    for label, metric, training in (
         ("logits, learning rate 0.5", "accuracy_logits", done.logits),
         ("extra softmax, learning rate 0.5", "accuracy_double_softmax", done.double),
         ("extra softmax, learning rate 5", "accuracy_double_softmax_fast", done.fast),
     ):
-        assert done.metrics[metric] == pytest.approx(helpers.accuracy(network.outputs, y_test))
-        assert_allclose(helpers.lines(ax)[label], [range(1, 201), network.losses], rtol=1e-3)
-        results = f"{done.metrics[metric]:.1%}, training loss {network.losses[-1]:.2f}"
+        assert done.metrics[metric] == pytest.approx(helpers.accuracy(training.outputs[-1], y_test))
+        assert_allclose(helpers.lines(ax)[label], [range(1, 201), training.losses], rtol=1e-3)
+        results = f"{done.metrics[metric]:.1%}, training loss {training.losses[-1]:.2f}"
         # The softmax of the loss, even if there is an extra one
-        highest = f"highest probability {network.outputs.softmax(dim=1).max():.3f}"
+        highest = f"highest probability {training.outputs[-1].softmax(dim=1).max():.3f}"
         assert f"\n{label.capitalize()}: test accuracy {results}, {highest}\n" in done.output
     lowest = helpers.lines(ax)["lowest possible with an extra softmax: 1.46"]
     assert_allclose(lowest[1], -np.log(np.e / (np.e + 9)))  # of the softmax of 1 and nine 0s

@@ -52,8 +52,8 @@ def test_both_ways_to_write_a_network_give_the_same_outputs():
 
 
 def test_only_the_network_with_relu_learns_the_moons(done):
-    correct = {name: network(X_test).round() == y_test for name, network in done.networks.items()}
-    identity, relu = (correct[name].double().mean().item() for name in correct)
+    correct = [network(X_test).round() == y_test for network in done.networks.values()]
+    identity, relu = (are_correct.double().mean().item() for are_correct in correct)
     assert done.metrics["accuracy_identity"] == pytest.approx(identity) and identity < 0.9
     assert done.metrics["accuracy_relu"] == pytest.approx(relu) and relu > 0.97
     assert f"{relu:.1%} with ReLU, {identity:.1%} without" in done.result
@@ -94,11 +94,6 @@ def test_gradients_are_those_of_the_weights_of_ten_hidden_layers(done, label, me
     assert_allclose(drawn[label], [range(1, 11), values], rtol=1e-4)
     assert done.metrics[metric] == pytest.approx(values[0], rel=1e-4)
     assert f"\n{label}: layer 10 {values[9]:.1e}, layer 1 {values[0]:.1e}\n" in done.output
-
-
-def test_sigmoid_and_the_default_initialization_make_gradients_vanish(done):
-    assert done.metrics["gradient_relu"] > 1000 * done.metrics["gradient_sigmoid"]
-    assert done.metrics["gradient_relu_he"] > 1000 * done.metrics["gradient_relu"]
 
 
 def test_the_figure_shows_each_function_and_its_derivative(done):

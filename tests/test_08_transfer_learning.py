@@ -26,7 +26,7 @@ PHOTO = Path("data/hymenoptera_data/train/owls/04.png")
 SHA256 = "fbc41b31d544714d18dd1230b1e2b455e1557766e13e67f9f5a7a23af7c02209"  # of the photos
 LABELS = {"finetuned": "fine-tuned", "frozen": "frozen", "scratch": "randomly initialized"}
 CLASSES = ["cats", "dogs", "owls"]
-y = torch.tensor([0, 0, 1, 1, 2, 2, 0, 0, 0, 0, 1, 1, 1, 2, 2])  # the first 6 are for training
+y = torch.tensor([0, 0, 1, 1, 2, 2, 0, 0, 0, 0, 1, 1, 1, 2, 2])  # 6 for training, 9 for validation
 rng = np.random.default_rng(6)  # with this seed, two epochs of fine-tuning are best
 brightest = rng.integers(80, 160, 15) + 30 * y.numpy()  # owls are brighter than cats
 photos = [Image.fromarray(rng.integers(n, size=(8, 8, 3), dtype=np.uint8)) for n in brightest]
@@ -50,12 +50,9 @@ def write_data():
 
 
 def train_alike(training, network, batches, inputs):
-    """Check a training; add its losses, and outputs and accuracies for validation `inputs`."""
-    training.losses, training.outputs = helpers.check_training(
-        training, network, cross_entropy, batches, X=inputs, momentum=0.9
-    )
+    """Check a training; add its accuracies for validation `inputs`."""
+    helpers.check_training(training, network, cross_entropy, batches, X=inputs, momentum=0.9)
     training.accuracies = [helpers.accuracy(outputs, y_val) for outputs in training.outputs]
-    return training
 
 
 @pytest.fixture(scope="module")
@@ -66,13 +63,13 @@ def done():
     transforms = mock.patch.dict(lesson.data_transforms, train=upside_down)
     with transforms, helpers.batches_in_order(lesson), helpers.record_training() as trainings:
         done = helpers.run(lesson, "--lr=0.02")
-    finetuned, frozen, scratch = trainings
-    batches = [*zip(X_train.split(4), y_train.split(4))]
+    done.finetuned, done.frozen, done.scratch = trainings
+    batches = [*zip(X_train.split(4), y_train.split(4))]  # by class, as ImageFolder reads them
     # Frozen: only a linear layer learns, from what the other layers give in eval mode
     features = [(layers(images), labels) for images, labels in batches]
-    done.finetuned = train_alike(finetuned, models.resnet18(num_classes=3), batches, X_val)
-    done.frozen = train_alike(frozen, nn.Linear(32, 3), features, layers(X_val))
-    done.scratch = train_alike(scratch, models.resnet18(num_classes=3), batches, X_val)
+    train_alike(done.finetuned, models.resnet18(num_classes=3), batches, X_val)
+    train_alike(done.frozen, nn.Linear(32, 3), features, layers(X_val))
+    train_alike(done.scratch, models.resnet18(num_classes=3), batches, X_val)
     done.weights = helpers.to_vector(layers.parameters())
     done.network = models.resnet18(num_classes=3).eval()
     done.network.load_state_dict(torch.load(MODEL_FILE, map_location="cpu")["model_state"])
@@ -93,13 +90,13 @@ def test_the_weights_of_the_first_of_the_best_epochs_are_saved(done):
 
 
 @pytest.mark.parametrize("name", LABELS)
-def test_the_rate_falls_accuracies_are_drawn_and_the_best_is_the_result(done, name):
+def test_accuracies_are_drawn_the_best_is_the_result_and_the_rate_falls(done, name):
     training, label = getattr(done, name), LABELS[name]
-    assert training.rates == pytest.approx(14 * [0.02] + 2 * [0.002])  # 8 epochs of 2 steps
     drawn = helpers.lines(done.panels["Validation"])[label]
     assert_allclose(drawn, [range(1, 9), training.accuracies])
     assert done.metrics[f"accuracy_{name}"] == pytest.approx(max(training.accuracies))
     assert f"{label} {max(training.accuracies):.1%}" in done.result
+    assert training.rates == pytest.approx(14 * [0.02] + 2 * [0.002])  # 8 epochs of 2 steps
 
 
 def test_the_printed_loss_is_the_mean_over_all_photos(done):
@@ -159,7 +156,7 @@ def test_a_photo_that_is_too_large_is_named(done, monkeypatch):
 
 def test_a_class_without_validation_photos_is_refused(empty_folder):
     write_data()
-    shutil.copytree(PHOTO.parent, PHOTO.parents[1] / "bats")
+    shutil.copytree(PHOTO.parent, PHOTO.parent.with_name("bats"))
     Path("data").rename("mine")
     message = helpers.refusal(lesson, "--dataset=hymenoptera", "--data-dir=mine")
     assert str(["bats", *CLASSES]) in message and str(CLASSES) in message
@@ -202,7 +199,9 @@ def test_digits_for_pretraining_training_and_validation_do_not_overlap(digits):
     expected = [(train, odd), (val, odd), (range(500), y), (range(500, 1000), y)]
     for loader, (used, classes) in zip(digits.loaders, expected, strict=True):
         images, labels = (torch.cat(parts) for parts in zip(*loader))
-        pixels = 0.229 * images[:, 0, ::4, ::4] + 0.485  # red, unnormalized; one of 4x4 equal ones
+        pixels = (
+            0.229 * images[:, 0, ::4, ::4] + 0.485
+        )  # red, unnormalized; each is there 4x4 times
         assert_allclose(16 * pixels.flatten(1), X[list(used)], atol=1e-4)
         assert labels.tolist() == classes[list(used)].tolist()
     assert [loader.shuffle for loader in digits.loaders] == [True, True, True, False]

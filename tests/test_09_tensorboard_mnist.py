@@ -58,10 +58,9 @@ def done():
         return cross_entropy(outputs, labels)
 
     done.network = nn.Sequential(nn.Flatten(), nn.Linear(784, 50), nn.ReLU(), nn.Linear(50, 10))
-    done.losses, done.outputs = helpers.check_training(
-        done.training, done.network, criterion, BATCHES, torch.optim.Adam, X=X_test
-    )
-    done.probabilities = done.outputs[1].softmax(dim=1)  # after the last epoch
+    adam = torch.optim.Adam
+    helpers.check_training(done.training, done.network, criterion, BATCHES, adam, X=X_test)
+    done.probabilities = done.training.outputs[1].softmax(dim=1)  # after the last epoch
     return done
 
 
@@ -77,12 +76,12 @@ def test_training_images_are_shuffled_and_the_rate_is_constant(done):
 
 def test_means_of_100_training_steps_and_the_test_after_each_epoch_are_logged(done):
     for tag, steps, measure in (
-        ("loss", done.losses, cross_entropy),
+        ("loss", done.training.losses, cross_entropy),
         ("accuracy", done.accuracies, helpers.accuracy),
     ):
         means = {99: np.mean(steps[:100]), 199: np.mean(steps[100:200])}  # the first step is 0
         assert scalars(done.train_log, tag) == pytest.approx(means, rel=1e-4)
-        tests = {119 + 120 * i: float(measure(done.outputs[i], y_test)) for i in range(2)}
+        tests = {119 + 120 * i: float(measure(done.training.outputs[i], y_test)) for i in range(2)}
         assert scalars(done.test_log, tag) == pytest.approx(tests, rel=1e-4)
         assert done.metrics[tag] == pytest.approx(tests[239], rel=1e-4)
     assert f"{done.metrics['accuracy']:.1%}" in done.result

@@ -35,8 +35,8 @@ def done():
     assert torch.equal(done.uninterrupted.start, helpers.to_vector(done.network.parameters()))
     loader = DataLoader(TensorDataset(X_train, y_train), 32, shuffle=True, drop_last=True)
     criterion, adam = nn.CrossEntropyLoss(), torch.optim.Adam
-    losses, _ = helpers.check_training(done.uninterrupted, done.network, criterion, loader, adam)
-    done.losses = np.reshape(losses, (10, 42)).mean(axis=1)
+    helpers.check_training(done.uninterrupted, done.network, criterion, loader, adam)
+    done.losses = np.reshape(done.uninterrupted.losses, (10, 42)).mean(axis=1)
     return done
 
 
@@ -93,21 +93,17 @@ def test_losses_are_drawn_and_without_the_optimizers_state_the_next_one_is_highe
 
 
 def test_only_batch_norm_in_train_mode_needs_large_batches(done):
-    linear, norm, relu, dropout, last = done.network.requires_grad_(False)
-    with_eval = helpers.accuracy(done.network(X_test), y_test)
-
-    def train_mode(x):  # by mean and variance of the batch
-        x = (x - x.mean(dim=0)) / (x.var(dim=0, correction=0) + norm.eps).sqrt()
-        return x * norm.weight + norm.bias
-
+    network = done.network.requires_grad_(False)
+    with_eval = helpers.accuracy(network(X_test), y_test)
+    network[1].train()  # batch norm alone; its averages, which change now, are not used
     batch_norm = []
     for size in SIZES:
-        hidden = [train_mode(linear(images)) for images in X_test.split(size)]
-        batch_norm.append(helpers.accuracy(last(relu(torch.cat(hidden))), y_test))
+        outputs = torch.cat([network(images) for images in X_test.split(size)])
+        batch_norm.append(helpers.accuracy(outputs, y_test))
     drawn = helpers.lines(done.panels["Test accuracy"])
     assert_allclose(drawn["with eval()"], [SIZES, 5 * [with_eval]])
     assert_allclose(drawn["batch norm in train mode"], [SIZES, batch_norm])
-    assert batch_norm[0] < with_eval - 0.2 < batch_norm[-1]
+    assert batch_norm[0] < with_eval - 0.2 < batch_norm[-1]  # far lower in batches of 2 only
     assert_allclose(drawn["without eval()"][1], batch_norm, atol=0.1)  # dropout is random
     assert 0 < abs(drawn["dropout in train mode"][1] - with_eval).max() < 0.05
     assert done.metrics["eval_difference"] == pytest.approx(with_eval - batch_norm[0], abs=0.1)

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 import update  # docs/update.py
-import variants  # docs/variants.py
+import variants  # docs/variants.py, the lessons as changed for docs/answers.md
 from helpers import LESSONS, ROOT, load_lesson
 
 README, ANSWERS = "README.md", "docs/answers.md"
@@ -73,7 +73,7 @@ def test_the_variants_of_a_lesson_can_be_made(number):
         lesson.parse_args(flags.split())
 
 
-def test_results_are_averaged_over_seeds():
+def test_results_are_averaged_over_seeds_with_a_spread_if_they_differ():
     results = ["Accuracy: 90.0%, without 1.5%", "Accuracy: 92.0%, without 1.5%"]
     assert update.average(results) == "Accuracy: 91.0 ± 1.4%, without 1.5%"
 
