@@ -22,7 +22,7 @@ def small_resnet(weights=None, num_classes=1000):
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
     network.fc = nn.Linear(32, num_classes)  # nn.Sequential appends it to its layers
     if weights:
-        network.load_state_dict(weights.get_state_dict())
+        network.load_state_dict(weights.get_state_dict())  # from a file that a test has written
     return network
 
 

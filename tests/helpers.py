@@ -44,7 +44,7 @@ def run(lesson, *flags, save_figure=False):
 
 @contextlib.contextmanager
 def record_training():
-    """Yield a list that gets an entry with start, end, and rates for each optimizer.
+    """Yield a list that gets start, end, and rates for each optimizer that makes a step.
 
     start and end are vectors of all its parameters, rates the learning rates of its steps.
     """

@@ -25,7 +25,10 @@ def sigmoid(logits):
 
 
 def cross_entropy(logits, y):
-    """Return the mean of ln(1 + exp(logit)) in class 0, and of ln(1 + exp(-logit)) in class 1."""
+    """Return the mean of ln(1 + exp(logit)) in class 0, and of ln(1 + exp(-logit)) in class 1.
+
+    The derivative by a logit is sigmoid(logit) - y.
+    """
     return np.mean(np.log(1 + np.exp(np.where(y == 1, -logits, logits))))
 
 

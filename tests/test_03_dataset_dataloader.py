@@ -24,8 +24,10 @@ SAME, SCALED = "same learning rate: 2", "in proportion: 0.2 × batch size"  # le
 @pytest.fixture(scope="module")
 def done():
     """Run at a high rate, so that few updates are needed; keep 18 trainings of each kind."""
-    with helpers.record_training() as trainings:
+    loaders = mock.patch.object(lesson, "DataLoader", wraps=DataLoader)
+    with loaders as loader, helpers.record_training() as trainings:
         done = helpers.run(lesson, "--lr=2")
+    done.shuffle = loader.call_args_list[0].kwargs["shuffle"]  # of the first loader
     done.trainings = {SAME: trainings[:18], SCALED: trainings[18:]}  # three seeds for each size
     # The titles are "Updates until ...", "Epochs until ...", and "Milliseconds until ..."
     done.drawn = {title.split()[0]: helpers.lines(ax) for title, ax in done.panels.items()}
@@ -39,7 +41,8 @@ def test_the_dataset_gives_the_wines():
     assert torch.stack(labels).tolist() == wine.target[:, None].tolist()
 
 
-def test_there_are_45_batches_of_which_the_last_is_short(done):
+def test_there_are_45_shuffled_batches_of_which_the_last_is_short(done):
+    assert done.shuffle
     expected = {"n_samples": 178, "n_iterations": 45, "last_batch": 2}
     assert {name: done.metrics[name] for name in expected} == expected
     assert done.output.count("inputs (4, 13), labels (4, 1)") == 2 * 8  # epochs, steps 5, ..., 40
@@ -58,13 +61,12 @@ def test_training_is_sgd_on_full_batches_in_random_order():
     helpers.check_training(trainings[0], network, nn.BCEWithLogitsLoss(), all_batches)
 
 
-def test_training_ends_as_soon_as_the_loss_on_all_samples_is_below_0_05():
-    with helpers.record_training() as trainings:
-        lesson.train(samples, batch_size=178, lr=0.7, seed=0)  # each batch has all samples
+def test_training_ends_as_soon_as_the_loss_on_all_samples_is_below_0_05(done):
+    training = done.trainings[SAME][-1]  # each of its batches has all 178 samples
     trained, criterion = nn.Linear(13, 1), nn.BCEWithLogitsLoss()
-    helpers.check_training(trainings[0], trained, criterion, [(X, is_0)])
+    helpers.check_training(training, trained, criterion, [(X, is_0)])
     # The losses before each update, and after the last
-    assert min(trainings[0].losses) >= 0.05 > criterion(trained(X), is_0)
+    assert min(training.losses) >= 0.05 > criterion(trained(X), is_0)
 
 
 def test_the_time_is_the_sum_of_that_of_the_updates():

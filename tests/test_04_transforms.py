@@ -33,7 +33,7 @@ EXAMPLES = {  # how a title goes on after the transform's name
 def done():
     """Run the lesson; keep its pipelines for photos, which start with ToImage."""
     with mock.patch.object(v2, "Compose", wraps=v2.Compose) as compose:
-        done = helpers.run(lesson, "--seed=2")  # with it, a flip at p=0.5 would not flip
+        done = helpers.run(lesson, "--seed=2")  # at p=0.5, the flip of EXAMPLES would not flip
     pipelines = [call.args[0] for call in compose.call_args_list]
     done.evaluation, done.training = (p for p in pipelines if isinstance(p[0], v2.ToImage))
     return done

@@ -14,6 +14,7 @@ from helpers import ROOT
 PAGE = (ROOT / "docs" / "errors.md").read_text("utf-8")
 CODE = "```(text|python)\n(.+?)```"
 FIRST_LINES = re.search(CODE, PAGE, re.S)[2]  # all entries assume them
+# TensorBoard raises nothing. The entries after "A question" need a GPU, or another system.
 RAISED, TENSORBOARD, _ = re.split("\n## TensorBoard|\n## A question", PAGE)
 ENTRIES = dict(part.split("\n", 1) for part in RAISED.split("\n### ")[1:])  # by title
 

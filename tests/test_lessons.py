@@ -17,7 +17,7 @@ from helpers import LESSONS, load_lesson
 
 DEFAULTS = {name: vars(load_lesson(name).parse_args([])) for name in LESSONS}
 DOWNLOADS = [name for name in LESSONS if "dataset" in DEFAULTS[name]]
-DATASETS = {"07": "cifar10", "08": "hymenoptera", "09": "mnist"}  # by --dataset
+DATASETS = {"07": "cifar10", "08": "hymenoptera", "09": "mnist"}  # what --dataset names
 BAD_VALUES = {  # a new flag for numbers needs an entry
     "epochs": [0],
     "batch_size": [0],
