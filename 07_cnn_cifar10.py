@@ -216,13 +216,13 @@ def main(argv=None):
 # Beyond the video. Accuracy after 7 epochs on 45,000 of CIFAR-10's training images, tested on the
 # other 5,000 (mean ± standard deviation of seeds 0-2), and the gain:
 #     A  ConvNet, learning rate 0.01             61.2 ± 1.8%
-#     B  ConvNet4 without batch norm, 0.01       70.5 ± 0.9%   9.3 over A
-#     C  ConvNet4, 0.01                          73.5 ± 1.5%   3.0 over B, at this rate
-#     D  ConvNet4, 0.05                          72.5 ± 0.1%   none over C
-#     E  ConvNet4, schedule up to 0.05           77.2 ± 0.4%   4.7 over D, 3.7 over C
-#     F  like E, with flipped images             79.3 ± 0.5%   2.1 over E
-#     G  like E, with weight decay               78.9 ± 0.5%   1.7 over E
-#     H  like E, with both, as below             80.3 ± 0.4%   3.1 over E
+#     B  ConvNet4 without batch norm, 0.01       71.0 ± 0.7%   9.8 over A
+#     C  ConvNet4, 0.01                          72.6 ± 0.7%   1.6 over B, at this rate
+#     D  ConvNet4, 0.05                          72.4 ± 0.6%   none over C
+#     E  ConvNet4, schedule up to 0.05           77.5 ± 0.4%   5.1 over D, 4.9 over C
+#     F  like E, with flipped images             79.6 ± 0.7%   2.1 over E
+#     G  like E, with weight decay               78.9 ± 0.5%   1.4 over E
+#     H  like E, with both, as below             80.3 ± 0.4%   2.8 over E
 # (From A to B, all layers change, in number and size. H takes 4 times as long as A.)
 class ConvNet4(nn.Module):
     """Four convolutions with batch norm: images (N, 3, 32, 32) -> logits (N, 10)."""
