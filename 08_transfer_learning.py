@@ -249,17 +249,12 @@ def main(argv=None):
     # names digits knows which are even.
     accuracies = {"fine-tuned": finetuned, "frozen": frozen, "randomly initialized": scratch}
     draw(accuracies, model, dataloaders["val"], class_names, args)
-    result = f"fine-tuned {max(finetuned):.1%}, frozen {max(frozen):.1%}"
-    result = f"{result}, randomly initialized {max(scratch):.1%}"
+    best = {name: max(values) for name, values in accuracies.items()}
+    result = ", ".join(f"{name} {value:.1%}" for name, value in best.items())
     print(f"Best validation accuracy: {result} ({data_name})")
     print("Figure:", args.output_dir / "08_transfer_learning.png")
     print("Model:", FILE)
-    return {
-        "accuracy_finetuned": max(finetuned),
-        "accuracy_frozen": max(frozen),
-        "accuracy_scratch": max(scratch),
-        "dataset": data_name,
-    }
+    return {"dataset": data_name, **best}
 
 
 def keep_frozen_batch_norm(model):

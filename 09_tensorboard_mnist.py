@@ -169,7 +169,7 @@ def main(argv=None):
                 writer.add_scalar("accuracy", running_accuracy, step)
                 running_loss = 0.0
                 running_correct = 0
-        test_loss = log_epoch(writer, test_writer, model, test_dataset, step)  # logs histograms
+        log_epoch(writer, test_writer, model, test_dataset, step)  # test, and histograms
 
     # 4) Test
     class_labels = []
@@ -227,9 +227,7 @@ def main(argv=None):
     print(f"Test accuracy: {acc:.1%} ({data_name})")
     print("Figure:", args.output_dir / "09_tensorboard_mnist.png")
     print(f"Log: {log_dir} (to see it: tensorboard --logdir {args.log_dir})")
-    metrics = {f"average_precision_{i}": average_precisions[i] for i in classes}
-    results = {"accuracy": acc, "loss": test_loss, "dataset": data_name, "log_dir": str(log_dir)}
-    return {**results, **metrics}
+    return {"dataset": data_name, "accuracy": acc, "log_dir": str(log_dir)}
 
 
 # Beyond the video
@@ -244,7 +242,7 @@ def add_graph(writer, model, inputs):
 
 
 def log_epoch(writer, test_writer, model, test_dataset, step):
-    """Log the weights, and loss and accuracy of the test, after `step`; return the test loss."""
+    """Log the weights, and loss and accuracy of the test, after `step`."""
     images, labels = test_dataset.tensors  # all test images at once: they are small
     labels = labels.to(device)
     with torch.no_grad():
@@ -258,7 +256,6 @@ def log_epoch(writer, test_writer, model, test_dataset, step):
         writer.add_histogram(name, parameter, step)
     writer.flush()  # so that the log is complete up to here, even after Ctrl-C
     test_writer.flush()
-    return loss
 
 
 def draw(test_dataset, class_labels, class_preds, args):

@@ -26,11 +26,7 @@ LOOK_INSIDE = """    images, labels = next(iter(DataLoader(test_loader.dataset, 
         print(name, parameter.grad.abs().max().item())
     print_table("""
 # Lesson 08: the accuracies of the last epoch instead of the best
-LAST = [
-    ("{max(finetuned):.1%}", "{finetuned[-1]:.1%}"),
-    ("{max(frozen):.1%}", "{frozen[-1]:.1%}"),
-    ("{max(scratch):.1%}", "{scratch[-1]:.1%}"),
-]
+LAST = [("{name: max(values)", "{name: values[-1]")]
 SCRATCH_LR = "len(class_names), num_epochs, learning_rate)\n"
 
 # Of each lesson: flags, changes, number of seeds

@@ -43,8 +43,6 @@ def test_the_dataset_gives_the_wines():
 
 def test_there_are_45_shuffled_batches_of_which_the_last_is_short(done):
     assert done.shuffle
-    expected = {"n_samples": 178, "n_iterations": 45, "last_batch": 2}
-    assert {name: done.metrics[name] for name in expected} == expected
     assert done.output.count("inputs (4, 13), labels (4, 1)") == 2 * 8  # epochs, steps 5, ..., 40
     assert done.output.count("step 45/45, inputs (2, 13), labels (2, 1)") == 2  # epochs
     assert "143 training samples, 35 validation samples" in done.output  # by random_split
@@ -93,16 +91,16 @@ def test_medians_are_drawn_for_each_batch_size(done, label):
     assert sizes.tolist() == SIZES.tolist() and min(milliseconds) > 0
 
 
-def test_the_metrics_are_what_is_drawn_for_some_batch_sizes(done):
-    updates, milliseconds = (done.drawn[title][SAME][1] for title in ("Updates", "Milliseconds"))
-    for i, size in ((0, 1), (2, 16), (5, 178)):
-        assert done.metrics[f"updates_{size}"] == updates[i]
-        assert done.metrics[f"seconds_{size}"] == pytest.approx(milliseconds[i] / 1000)
-    for i, size in ((1, 4), (3, 32)):
-        assert done.metrics[f"epochs_scaled_{size}"] == done.drawn["Epochs"][SCALED][1, i]
+def test_the_result_is_what_is_drawn_for_three_batch_sizes(done):
+    updates = dict(zip(*done.drawn["Updates"][SAME]))
+    assert done.metrics == {f"updates_{size}": updates[size] for size in (1, 16, 178)}
+    sizes = ", ".join(f"{updates[size]:.0f} (batch size {size})" for size in (1, 16, 178))
+    assert sizes in done.result
 
 
 def test_by_default_updates_are_equal_at_the_same_rate_and_epochs_in_proportion():
-    metrics = helpers.run(lesson).metrics
-    assert metrics["updates_16"] == pytest.approx(metrics["updates_178"], rel=0.1)
-    assert metrics["epochs_scaled_4"] == pytest.approx(metrics["epochs_scaled_32"], rel=0.2)
+    updates, epochs, _ = (helpers.lines(ax) for ax in helpers.run(lesson).axes)
+    updates = dict(zip(*updates["same learning rate: 0.5"]))  # by batch size
+    epochs = dict(zip(*epochs["in proportion: 0.05 × batch size"]))
+    assert updates[16] == pytest.approx(updates[178], rel=0.1)
+    assert epochs[4] == pytest.approx(epochs[32], rel=0.2)

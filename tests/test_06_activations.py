@@ -73,14 +73,14 @@ def test_the_figure_shows_the_test_set_and_where_the_probability_is_one_half(don
 
 
 @pytest.mark.parametrize(
-    "label, metric, activation",
+    "label, activation",
     [
-        ("sigmoid, nn.Linear's initialization", "gradient_sigmoid", nn.Sigmoid()),
-        ("ReLU, nn.Linear's initialization", "gradient_relu", nn.ReLU()),
-        ("ReLU, He initialization", "gradient_relu_he", nn.ReLU()),
+        ("sigmoid, nn.Linear's initialization", nn.Sigmoid()),
+        ("ReLU, nn.Linear's initialization", nn.ReLU()),
+        ("ReLU, He initialization", nn.ReLU()),
     ],
 )
-def test_gradients_are_those_of_the_weights_of_ten_hidden_layers(done, label, metric, activation):
+def test_gradients_are_those_of_the_weights_of_ten_hidden_layers(done, label, activation):
     torch.manual_seed(0)
     hidden = [nn.Sequential(nn.Linear(n, 64), activation) for n in [2] + 9 * [64]]
     network = nn.Sequential(*hidden, nn.Linear(64, 1))
@@ -92,7 +92,6 @@ def test_gradients_are_those_of_the_weights_of_ten_hidden_layers(done, label, me
     values = [weight.grad.abs().mean().item() for weight in weights]
     drawn = helpers.lines(done.panels["Gradients before training"])
     assert_allclose(drawn[label], [range(1, 11), values], rtol=1e-4)
-    assert done.metrics[metric] == pytest.approx(values[0], rel=1e-4)
     assert f"\n{label}: layer 10 {values[9]:.1e}, layer 1 {values[0]:.1e}\n" in done.output
 
 

@@ -24,7 +24,7 @@ WEIGHTS_FILE = Path("checkpoints", Path(WEIGHTS.url).name)
 MODEL_FILE = Path("outputs/08_transfer_learning_hymenoptera.pth")
 PHOTO = Path("data/hymenoptera_data/train/owls/04.png")
 SHA256 = "fbc41b31d544714d18dd1230b1e2b455e1557766e13e67f9f5a7a23af7c02209"  # of the photos
-LABELS = {"finetuned": "fine-tuned", "frozen": "frozen", "scratch": "randomly initialized"}
+NAMES = ["fine-tuned", "frozen", "randomly initialized"]
 CLASSES = ["cats", "dogs", "owls"]
 y = torch.tensor([0, 0, 1, 1, 2, 2, 0, 0, 0, 0, 1, 1, 1, 2, 2])  # 6 for training, 9 for validation
 rng = np.random.default_rng(6)  # with this seed, two epochs of fine-tuning are best
@@ -64,6 +64,7 @@ def done():
     with transforms, helpers.batches_in_order(lesson), helpers.record_training() as trainings:
         done = helpers.run(lesson, "--lr=0.02")
     done.finetuned, done.frozen, done.scratch = trainings
+    done.trainings = dict(zip(NAMES, trainings))
     batches = [*zip(X_train.split(4), y_train.split(4))]  # by class, as ImageFolder reads them
     # Frozen: only a linear layer learns, from what the other layers give in eval mode
     features = [(layers(images), labels) for images, labels in batches]
@@ -89,13 +90,12 @@ def test_the_weights_of_the_first_of_the_best_epochs_are_saved(done):
     assert_allclose(done.network(X_val).detach(), done.finetuned.outputs[best], rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("name", NAMES)
 def test_accuracies_are_drawn_the_best_is_the_result_and_the_rate_falls(done, name):
-    training, label = getattr(done, name), LABELS[name]
-    drawn = helpers.lines(done.panels["Validation"])[label]
+    training, drawn = done.trainings[name], helpers.lines(done.panels["Validation"])[name]
     assert_allclose(drawn, [range(1, 9), training.accuracies])
-    assert done.metrics[f"accuracy_{name}"] == pytest.approx(max(training.accuracies))
-    assert f"{label} {max(training.accuracies):.1%}" in done.result
+    assert done.metrics[name] == pytest.approx(max(training.accuracies))
+    assert f"{name} {max(training.accuracies):.1%}" in done.result
     assert training.rates == pytest.approx(14 * [0.02] + 2 * [0.002])  # 8 epochs of 2 steps
 
 

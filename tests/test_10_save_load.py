@@ -47,7 +47,6 @@ def test_files_bring_back_the_same_parameters(done):
     model, state_dict, checkpoint = (torch.load(file, weights_only=False) for file in files)
     for state in (model.state_dict(), state_dict, checkpoint["model_state"]):
         assert torch.equal(helpers.to_vector(state.values()), expected)
-    assert done.metrics["whole_model_error"] == done.metrics["state_dict_error"] == 0
     assert checkpoint["epoch"] == 90
     assert "New optimizer, learning rate: 0\nLoaded optimizer, learning rate: 0.01" in done.output
 
@@ -59,15 +58,12 @@ def test_the_lines_under_use_it_later_in_the_docstring_work(done, capsys):
 
 
 def test_training_ends_elsewhere_if_a_part_of_the_checkpoint_is_left_out(done):
-    def difference(training):
-        return (training.end - done.uninterrupted.end).abs().max().item()
-
-    assert difference(done.resumed) == done.metrics["resume_error"] == 0
-    assert difference(done.without_scheduler) > 0.001
-    for name in ("optimizer", "rng"):
-        in_parameters = difference(getattr(done, f"without_{name}"))
-        # The metric has batch norm's averages, too
-        assert done.metrics[f"difference_without_{name}"] >= in_parameters > 0.001
+    assert torch.equal(done.resumed.end, done.uninterrupted.end)
+    for training in (done.without_optimizer, done.without_scheduler, done.without_rng):
+        assert (training.end - done.uninterrupted.end).abs().max() > 0.001
+    printed = re.findall("Left out: (.+), next loss (.+), difference in the end (.+)", done.output)
+    differences = {left_out: float(difference) for left_out, _, difference in printed}
+    assert differences.pop("None") == 0 < min(differences.values()) and len(differences) == 3
 
 
 def test_rates_are_halved_every_4_epochs_and_go_on_as_saved_after_5(done):
@@ -88,8 +84,7 @@ def test_losses_are_drawn_and_without_the_optimizers_state_the_next_one_is_highe
     assert drawn["saved and loaded here"][0].tolist() == [5, 5]
     epochs, without = drawn["without optim_state"]
     assert epochs.tolist() == [6, 7, 8, 9, 10]
-    assert done.metrics["loss_resumed"] == pytest.approx(done.losses[5], rel=1e-3)
-    assert done.metrics["loss_without_optimizer"] == without[0] > 1.2 * done.losses[5]
+    assert without[0] > 1.2 * done.losses[5]
 
 
 def test_only_batch_norm_in_train_mode_needs_large_batches(done):
@@ -106,8 +101,7 @@ def test_only_batch_norm_in_train_mode_needs_large_batches(done):
     assert batch_norm[0] < with_eval - 0.2 < batch_norm[-1]  # far lower in batches of 2 only
     assert_allclose(drawn["without eval()"][1], batch_norm, atol=0.1)  # dropout is random
     assert 0 < abs(drawn["dropout in train mode"][1] - with_eval).max() < 0.05
-    assert done.metrics["eval_difference"] == pytest.approx(with_eval - batch_norm[0], abs=0.1)
-    assert done.metrics["accuracy"] == pytest.approx(with_eval)
+    assert done.metrics == {"accuracy": pytest.approx(with_eval)}
     assert f"{with_eval:.1%}" in done.result
 
 
@@ -125,7 +119,7 @@ def test_files_that_cannot_be_resumed_are_left_as_they_are_and_not_run(done, cap
 
 
 def test_a_hostile_file_is_refused_then_run_on_purpose_and_deleted(done):
-    assert done.metrics["hostile_blocked"] == 1
+    assert "torch.load refuses a hostile file\n" in done.output
     assert done.output.count("by a file") == 1  # which it prints when it is run
     assert not Path("outputs/10_save_load_hostile.pth").exists()
 

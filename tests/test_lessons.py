@@ -40,9 +40,9 @@ def small_run(name, *flags, save_figure=False):
         with helpers.record_training() as trainings:
             done = helpers.run(lesson, *flags, save_figure=save_figure)
     done.starts = {training.start.sum().item() for training in trainings}
-    done.numbers = [float(image.get_array().sum()) for ax in done.axes for image in ax.images]
-    varying = ("seconds", "log_dir")  # the time of the run, and a folder that is named after it
-    done.numbers += [done.metrics[key] for key in done.metrics if not key.startswith(varying)]
+    done.numbers = [training.end.sum().item() for training in trainings]
+    done.numbers += [float(image.get_array().sum()) for ax in done.axes for image in ax.images]
+    done.numbers += [done.metrics[key] for key in done.metrics if key != "log_dir"]  # has the time
     return done
 
 
