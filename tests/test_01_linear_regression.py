@@ -45,6 +45,7 @@ def test_by_default_training_reaches_the_least_squares_line():
 
 def test_training_is_gradient_descent_also_by_hand_and_with_autograd(done):
     assert_allclose(done.training.end, done.line, rtol=1e-4)
+    assert re.findall("epoch: (.+), loss", done.output) == ["10"]  # every 10 epochs, of 12
     printed = re.findall("weight (.+), bias (.+)", done.output)  # nn.Linear, by hand, autograd
     assert_allclose(np.float64(printed), [done.line, done.line, done.line, exact], atol=2e-4)
 

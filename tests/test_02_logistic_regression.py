@@ -71,6 +71,7 @@ def test_by_default_it_is_as_accurate_as_scikit_learn_and_a_50th_of_the_rate_ove
 
 def test_training_is_gradient_descent_and_both_accuracies_are_the_result(done):
     assert_allclose(done.training.end, done.weights, rtol=1e-3, atol=1e-5)
+    assert "\nepoch: 10, loss = " in done.output and "epoch: 9" not in done.output
     accuracy = np.mean((done.probabilities > 0.5) == y_test)
     expected = {"accuracy": accuracy, "accuracy_sklearn": accuracy_sklearn}
     assert done.metrics == pytest.approx(expected)

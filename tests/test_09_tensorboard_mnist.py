@@ -83,6 +83,7 @@ def test_means_of_100_training_steps_and_the_test_after_each_epoch_are_logged(do
         assert scalars(done.train_log, tag) == pytest.approx(means, rel=1e-4)
         tests = {119 + 120 * i: float(measure(done.training.outputs[i], y_test)) for i in range(2)}
         assert scalars(done.test_log, tag) == pytest.approx(tests, rel=1e-4)
+    assert "\nEpoch [1/2], Step [100/120], Loss: " in done.output
     assert done.metrics["accuracy"] == pytest.approx(tests[239])  # that of the last epoch
     assert f"{tests[239]:.1%}" in done.result
 

@@ -47,6 +47,7 @@ def test_files_bring_back_the_same_parameters(done):
     model, state_dict, checkpoint = (torch.load(file, weights_only=False) for file in files)
     for state in (model.state_dict(), state_dict, checkpoint["model_state"]):
         assert torch.equal(helpers.to_vector(state.values()), expected)
+    assert done.output.count(", largest difference: 0.0\n") == 2
     assert checkpoint["epoch"] == 90
     assert "New optimizer, learning rate: 0\nLoaded optimizer, learning rate: 0.01" in done.output
 
