@@ -1,4 +1,4 @@
-"""Fixtures: every test runs quickly, in a folder of its own, and without a network."""
+"""Fixtures: each file of tests runs quickly, in a folder of its own, and without a network."""
 
 import gc
 import socket

@@ -50,7 +50,7 @@ def done():
     return done
 
 
-def test_the_numbers_of_the_video_are_printed_and_those_by_hand_and_from_torch_agree(done):
+def test_numbers_by_hand_and_from_torch_are_printed(done):
     assert set(PRINTED.splitlines()) <= set(done.output.splitlines())
 
 

@@ -20,9 +20,10 @@ y_train, y_test = y.float()[:, None].split(500)
 @pytest.fixture(scope="module")
 def done():
     """Run the lesson, with a contourf that draws nothing; check its two trainings."""
-    with helpers.record_training() as trainings, mock.patch.object(Axes, "contourf") as contourf:
+    contourf = mock.patch.object(Axes, "contourf", autospec=True)  # also gets the axes
+    with helpers.record_training() as trainings, contourf as calls:
         done = helpers.run(lesson)
-    done.contours = contourf.call_args_list
+    done.contours = calls.call_args_list
     done.networks = {}
     activations = {"without ReLU": nn.Identity(), "with ReLU": nn.ReLU()}
     for training, (name, activation) in zip(trainings, activations.items(), strict=True):
@@ -61,12 +62,12 @@ def test_only_the_network_with_relu_learns_the_moons(done):
 
 def test_the_figure_shows_the_test_set_and_where_the_probability_is_one_half(done):
     for contour, (name, network) in zip(done.contours, done.networks.items(), strict=True):
-        x1, x2, probability = contour.args
+        ax, x1, x2, probability = contour.args
+        assert ax is done.panels[f"{name} (test set)"]
         assert (x1.min(), x1.max(), x2.min(), x2.max()) == (-2, 3, -2, 2)
         assert_allclose(probability, network(torch.stack([x1, x2], dim=-1))[..., 0], atol=1e-4)
         assert contour.kwargs["levels"] == [0, 0.5, 1]  # so that colors change at 0.5
-        dots = done.panels[f"{name} (test set)"].collections
-        moons = {moon.get_label(): moon for moon in dots}
+        moons = {moon.get_label(): moon for moon in ax.collections}
         for i, color in ((0, "C0"), (1, "C3")):  # blue, red
             assert_allclose(moons[f"class {i}"].get_offsets(), X_test[y_test[:, 0] == i], rtol=1e-5)
             assert same_color(moons[f"class {i}"].get_facecolor(), color)

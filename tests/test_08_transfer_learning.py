@@ -1,5 +1,6 @@
 """Lesson 08: what frozen means, which weights are kept, and the class of a photo of one's own."""
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -40,6 +41,7 @@ def write_data():
     """Write the photos, and weights to where torch.hub looks for them; return their network."""
     torch.hub.set_dir(".")  # from here on, torch.hub looks in checkpoints/ of the current folder
     network = models.resnet18()  # a small one, see conftest.py
+    network(X)  # in train mode, so that batch norm's averages are not those of a new network
     WEIGHTS_FILE.parent.mkdir()
     torch.save(network.state_dict(), WEIGHTS_FILE)
     for i in range(15):
@@ -59,16 +61,18 @@ def train_alike(training, network, batches, inputs):
 def done():
     """Run the lesson on the photos; check its trainings."""
     torch.manual_seed(0)
-    layers = write_data()[:-1].eval().requires_grad_(False)  # all but the last, `fc`
+    pretrained = write_data()
     transforms = mock.patch.dict(lesson.data_transforms, train=upside_down)
     with transforms, helpers.batches_in_order(lesson), helpers.record_training() as trainings:
         done = helpers.run(lesson, "--lr=0.02")
     done.finetuned, done.frozen, done.scratch = trainings
     done.trainings = dict(zip(NAMES, trainings))
     batches = [*zip(X_train.split(4), y_train.split(4))]  # by class, as ImageFolder reads them
-    # Frozen: only a linear layer learns, from what the other layers give in eval mode
+    # Frozen: only a linear layer learns, from what all layers but `fc` give in eval mode
+    layers = copy.deepcopy(pretrained[:-1]).eval().requires_grad_(False)
     features = [(layers(images), labels) for images, labels in batches]
-    train_alike(done.finetuned, models.resnet18(num_classes=3), batches, X_val)
+    pretrained.fc = nn.Linear(32, 3)
+    train_alike(done.finetuned, pretrained, batches, X_val)
     train_alike(done.frozen, nn.Linear(32, 3), features, layers(X_val))
     train_alike(done.scratch, models.resnet18(num_classes=3), batches, X_val)
     done.weights = helpers.to_vector(layers.parameters())
