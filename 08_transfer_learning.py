@@ -22,7 +22,7 @@ Changes from the video
       transforms (lesson 04's v2) use ImageNet's mean and std, as the weights expect them.
     - `train_model` takes `dataloaders`, a global variable in the video, and also returns the
       validation accuracy of each epoch. Batch norm in frozen layers stays in eval mode.
-    - Fine-tuning uses momentum, too. There are 8 epochs instead of 25.
+    - Both trainings use momentum. There are 8 epochs instead of 25.
     - If photos or weights cannot be downloaded, the task is to tell even from odd digits.
 
 Try it (answers: docs/answers.md, error messages: docs/errors.md)
@@ -201,7 +201,7 @@ def main(argv=None):
         pretrained = prepare_network_for_digits()
     print("\nFinetuning the convnet")
     model = copy.deepcopy(pretrained)  # pretrained is used again in 2)
-    num_ftrs = model.fc.in_features  # 512
+    num_ftrs = model.fc.in_features  # 512 features, which the other layers compute
     model.fc = nn.Linear(num_ftrs, len(class_names))
     model = model.to(device)
 
@@ -245,8 +245,8 @@ def main(argv=None):
     # Each accuracy is that of the best epoch, chosen on the validation images, so it is optimistic,
     # the more so the noisier the epochs are. (On digits, the last epochs have 89.3 ± 4.7% (five
     # seeds) fine-tuned, 89.4 ± 3.5% frozen, and 78.0 ± 4.5% randomly initialized.) And pretraining
-    # has it easy here: PyTorch's tutorial calls the photos a subset of ImageNet, and a network that
-    # names digits knows which are even.
+    # has it easy here: the weights may be trained on these photos (PyTorch's tutorial calls them a
+    # subset of ImageNet), and a network that names digits knows which are even.
     accuracies = {"fine-tuned": finetuned, "frozen": frozen, "randomly initialized": scratch}
     draw(accuracies, model, dataloaders["val"], class_names, args)
     best = {name: max(values) for name, values in accuracies.items()}

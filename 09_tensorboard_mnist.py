@@ -20,9 +20,9 @@ Changes from the video
     - A second writer logs the test under the same tags (names), so that both curves share a chart.
       The video logs scalars of the training only, `training loss` and `accuracy`.
     - Each run has a folder of its own, named after its learning rate and its time.
-    - 4 epochs and batches of 100 (video: 1 and 64); a mean of 100 steps may span two epochs.
-    - All images are scaled to 0..1 at once, as `transform=ToTensor()` would do one by one, and
-      `softmax` takes a whole batch.
+    - 4 epochs and batches of 100 (video: 1 and 64). A last, short batch is left out. Steps are
+      counted through all epochs, and the printed loss is a mean, as the logged one.
+    - All images are scaled to 0..1 at once (`to_tensors`), and `softmax` takes a whole batch.
     - `class_labels` has the true labels (course script: the predicted ones, so that the curves say
       nothing about mistakes). `close()` stands after the loop over the classes, not inside it.
     - If MNIST cannot be downloaded, scikit-learn's digits are used.
