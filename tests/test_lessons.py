@@ -42,7 +42,7 @@ def small_run(name, *flags, save_figure=False):
     done.starts = {training.start.sum().item() for training in trainings}
     done.numbers = [training.end.sum().item() for training in trainings]
     done.numbers += [float(image.get_array().sum()) for ax in done.axes for image in ax.images]
-    done.numbers += [done.metrics[key] for key in done.metrics if key != "log_dir"]  # has the time
+    done.numbers += [value for value in done.metrics.values() if not isinstance(value, str)]
     return done
 
 
@@ -96,7 +96,8 @@ def test_curves_have_labelled_axes_and_their_labels_are_in_a_legend(done):
 
 
 def test_the_same_seed_gives_the_same_numbers(done, empty_folder):
-    assert done.numbers == small_run(done.name).numbers
+    # Rounding depends on where arrays are in memory
+    assert done.numbers == pytest.approx(small_run(done.name).numbers, rel=1e-6)
 
 
 def test_another_seed_gives_other_numbers_and_other_starts(done, empty_folder):
