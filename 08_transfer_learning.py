@@ -245,8 +245,8 @@ def main(argv=None):
     # Each accuracy is that of the best epoch, chosen on the validation images, so it is optimistic,
     # the more so the noisier the epochs are. (On digits, the last epochs have 89.3 ± 4.7% (five
     # seeds) fine-tuned, 89.4 ± 3.5% frozen, and 78.0 ± 4.5% randomly initialized.) And pretraining
-    # has it easy here: the weights may be trained on these photos (PyTorch's tutorial calls them a
-    # subset of ImageNet), and a network that names digits knows which are even.
+    # has it easy here: the weights may have been trained on these photos (PyTorch's tutorial calls
+    # them a subset of ImageNet), and a network that names digits knows which are even.
     accuracies = {"fine-tuned": finetuned, "frozen": frozen, "randomly initialized": scratch}
     draw(accuracies, model, dataloaders["val"], class_names, args)
     best = {name: max(values) for name, values in accuracies.items()}
