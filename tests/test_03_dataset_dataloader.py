@@ -24,10 +24,8 @@ SAME, SCALED = "same learning rate: 2", "in proportion: 0.2 × batch size"  # le
 @pytest.fixture(scope="module")
 def done():
     """Run at a high rate, so that few updates are needed; keep 18 trainings of each kind."""
-    loaders = mock.patch.object(lesson, "DataLoader", wraps=DataLoader)
-    with loaders as loader, helpers.record_training() as trainings:
+    with helpers.record_training() as trainings:
         done = helpers.run(lesson, "--lr=2")
-    done.shuffle = loader.call_args_list[0].kwargs["shuffle"]  # of the first loader
     done.trainings = {SAME: trainings[:18], SCALED: trainings[18:]}  # three seeds for each size
     # The titles are "Updates until ...", "Epochs until ...", and "Milliseconds until ..."
     done.drawn = {title.split()[0]: helpers.lines(ax) for title, ax in done.panels.items()}
@@ -41,8 +39,14 @@ def test_the_dataset_gives_the_wines():
     assert torch.stack(labels).tolist() == wine.target[:, None].tolist()
 
 
-def test_there_are_45_shuffled_batches_of_which_the_last_is_short(done):
-    assert done.shuffle
+def test_the_first_loader_shuffles_and_has_the_workers_of_the_flag():
+    with mock.patch.object(lesson, "DataLoader", side_effect=EOFError) as loader:  # stops there
+        with pytest.raises(EOFError):
+            lesson.main(["--num-workers=2"])
+    assert loader.call_args.kwargs["shuffle"] and loader.call_args.kwargs["num_workers"] == 2
+
+
+def test_there_are_45_batches_of_which_the_last_is_short(done):
     assert done.output.count("inputs (4, 13), labels (4, 1)") == 2 * 8  # epochs, steps 5, ..., 40
     assert done.output.count("step 45/45, inputs (2, 13), labels (2, 1)") == 2  # epochs
     assert "FakeData: torch.Size([3, 1, 28, 28]) torch.Size([3])\n" in done.output

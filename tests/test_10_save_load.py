@@ -90,7 +90,10 @@ def test_losses_are_drawn_and_without_the_optimizers_state_the_next_one_is_highe
 
 def test_only_batch_norm_in_train_mode_needs_large_batches(done):
     network = done.network.requires_grad_(False)
-    with_eval = helpers.accuracy(network(X_test), y_test)
+    outputs = network(X_test)
+    lesson.test(network.to(helpers.DEVICE), [2], (nn.BatchNorm1d,))
+    assert torch.equal(network.cpu()(X_test), outputs)  # it has left the network as it is
+    with_eval = helpers.accuracy(outputs, y_test)
     network[1].train()  # batch norm alone; its averages, which change now, are not used
     batch_norm = []
     for size in SIZES:
