@@ -172,7 +172,7 @@ def count_predictions(y_test, y_predicted, threshold):
 
 
 def record_losses(data, lr, epochs, seed):
-    """Train as in main; return {"training": losses, "test": losses}, of each epoch."""
+    """Train as in main; return the losses of each epoch, {"training": [...], "test": [...]}."""
     X_train, X_test, y_train, y_test = data
     torch.manual_seed(seed)  # the same initial weights as in main
     model = Model(X_train.shape[1]).to(device)
@@ -187,7 +187,7 @@ def record_losses(data, lr, epochs, seed):
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    turn = np.argmin(losses["test"])  # epochs count from 1
+    turn = np.argmin(losses["test"])  # counted from 0
     print(f"rate {lr}: lowest test loss {losses['test'][turn]:.3f} in epoch {turn + 1}")
     return losses
 

@@ -2,7 +2,8 @@
 
 A `Dataset` returns samples one at a time; a `DataLoader` groups them into batches, shuffled if you
 like. The 178 wines of the video are read from a CSV file and loaded in batches of 4. Then a
-classifier is trained with several batch sizes, at one learning rate, and at one for each size.
+classifier is trained with several batch sizes, first at the same learning rate for all, then at
+rates in proportion to the size.
 
 You will learn
     - what epoch, batch size, and iteration mean
@@ -146,7 +147,7 @@ def main(argv=None):
     samples = TensorDataset(X.to(device), y.to(device))  # a ready-made Dataset of tensors
     sizes = (1, 4, 16, 32, 64, 178)
     # At the same low rate, all need about the same number of updates: the loss is the mean over a
-    # batch, so its gradient is on average the same for any size. (That of size 1 varies most.)
+    # batch, so its gradient is, on average, the same for any size. (With size 1, it varies most.)
     print("Updates until the loss is below 0.05 (at most 2000; medians of three seeds)")
     same = measure(samples, {n: args.lr for n in sizes}, args.seed)
     # At a rate in proportion to the size (equal at size 10), steps grow with it: all need about the

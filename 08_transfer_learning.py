@@ -138,7 +138,7 @@ def train_model(model, criterion, optimizer, scheduler, dataloaders, num_epochs=
 
             # Acc may be lower for train than for val, as the weights still improve in the epoch,
             # and photos are cropped at random. It may be lower for val if the network overfits, or
-            # as batch norm's averages, used for val, follow the training slowly (not in 2: frozen).
+            # because batch norm's averages, which val uses, follow slowly (in 2, they are frozen).
             epoch_loss = running_loss / len(dataloaders[phase].dataset)
             epoch_acc = running_corrects / len(dataloaders[phase].dataset)
             result = f"Loss: {epoch_loss:.4f} Acc: {epoch_acc:.4f}"

@@ -21,7 +21,7 @@ Changes from the video
       The video logs scalars of the training only, `training loss` and `accuracy`.
     - Each run has a folder of its own, named after its learning rate and its time.
     - 4 epochs and batches of 100 (video: 1 and 64). A last, short batch is left out. Steps are
-      counted through all epochs, and the printed loss is a mean, as the logged one.
+      counted through all epochs, and the printed loss is a mean, like the logged one.
     - All images are scaled to 0..1 at once (`to_tensors`), and `softmax` takes a whole batch.
     - `class_labels` has the true labels (course script: the predicted ones, so that the curves say
       nothing about mistakes). `close()` stands after the loop over the classes, not inside it.
@@ -169,7 +169,7 @@ def main(argv=None):
                 writer.add_scalar("accuracy", running_accuracy, step)
                 running_loss = 0.0
                 running_correct = 0
-        log_epoch(writer, test_writer, model, test_dataset, step)  # test, and histograms
+        log_epoch(writer, test_writer, model, test_dataset, step)  # also logs histograms
 
     # 4) Test
     class_labels = []

@@ -198,8 +198,8 @@ def main(argv=None):
     # Beyond the video: what eval() changes (in class Model, nothing). In train mode, dropout sets
     # random values to 0, and batch norm normalizes by mean and variance of the batch: the result
     # for an image depends on the rest of its batch, most of all in small ones (BatchNorm1d refuses
-    # one image). In eval mode, dropout does nothing, and batch norm uses averages of
-    # training batches. (A difference of one point may be chance: that is 4 or 5 of 450 images.)
+    # one image). In eval mode, dropout does nothing, and batch norm uses averages of training
+    # batches. (A difference of one point may be chance: that is 4 or 5 of 450 images.)
     batch_sizes = (2, 4, 8, 16, 450)
     accuracies = {  # of the model, by batch size, with some of its layers in train mode
         "with eval()": test(training.model, batch_sizes),
@@ -276,7 +276,7 @@ class Training:
     def load_state_dict(self, checkpoint):
         """Restore what state_dict returned. The model must be on its device before this."""
         self.model.load_state_dict(checkpoint["model_state"])
-        self.optimizer.load_state_dict(checkpoint["optim_state"])  # on the model's device
+        self.optimizer.load_state_dict(checkpoint["optim_state"])  # goes to the model's device
         self.scheduler.load_state_dict(checkpoint["scheduler_state"])
         self.losses = list(checkpoint["losses"])
         rng_state, *cuda_rng_states = checkpoint["rng_state"]
